@@ -1,0 +1,1 @@
+"""The live board. Speaks HTTP to the service and imports none of it."""

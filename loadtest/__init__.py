@@ -1,0 +1,1 @@
+"""Bursts and bounded load. Speaks HTTP to the service and imports none of it."""

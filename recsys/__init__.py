@@ -1,0 +1,1 @@
+"""A real-time recommendation service: events, state, model, engine, API."""

@@ -1,0 +1,98 @@
+"""Names of every Redis key, in one place. `p` is the prefix from the settings (`recsys:`).
+
+| key                    | type   | holds                                                              | bound            |
+|------------------------|--------|--------------------------------------------------------------------|------------------|
+| {p}events              | stream | the public event stream                                            | backlog + retain |
+| {p}events:dead         | stream | entries that could not be applied: source_id, reason, fields       | dead_letters_max |
+| {p}dedup               | zset   | event_id -> ms when applied                                        | count and age    |
+| {p}stats               | hash   | applied, duplicates, late, dead, interactions:{kind}, attributed   | fixed            |
+| {p}u:{user}:hist       | zset   | score ts, member `ts|kind|item`; newest kept                       | history_max, TTL |
+| {p}u:{user}:hidden     | zset   | item -> ts of items the user hid                                   | hidden_max, TTL  |
+| {p}u:{user}:count      | hash   | kind -> number of interactions ever applied                        | kinds, TTL       |
+| {p}u:{user}:profile    | string | JSON attributes                                                    | TTL              |
+| {p}u:{user}:shown      | zset   | score ts, member JSON {request_id, items}                          | per-user max, TTL|
+| {p}u:{user}:gone       | string | stream id of the deletion; older entries of the user are ignored   | TTL              |
+| {p}items               | hash   | item_id -> JSON item                                               | the catalogue    |
+| {p}items:changes       | stream | item_id, op (put, delete): what engines follow                     | 10,000           |
+| {p}i:count             | hash   | item_id -> interactions ever applied                               | the catalogue    |
+| {p}pop:h:{hour}        | zset   | item_id -> weight of interactions with ts in that hour             | 26 hours         |
+| {p}pop:d:{day}         | zset   | the same by day                                                    | 8 days           |
+| {p}pop:all             | zset   | the same for all time                                              | the catalogue    |
+| {p}router              | hash   | desired policy and bounds, set by PUT /v1/router                   | fixed            |
+| {p}telemetry           | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot       | snapshots_max    |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Key names under one prefix."""
+
+    prefix: str = "recsys:"
+
+    @property
+    def events(self) -> str:
+        return f"{self.prefix}events"
+
+    @property
+    def dead(self) -> str:
+        return f"{self.prefix}events:dead"
+
+    @property
+    def dedup(self) -> str:
+        return f"{self.prefix}dedup"
+
+    @property
+    def stats(self) -> str:
+        return f"{self.prefix}stats"
+
+    @property
+    def items(self) -> str:
+        return f"{self.prefix}items"
+
+    @property
+    def item_changes(self) -> str:
+        return f"{self.prefix}items:changes"
+
+    @property
+    def item_counts(self) -> str:
+        return f"{self.prefix}i:count"
+
+    @property
+    def popular_all(self) -> str:
+        return f"{self.prefix}pop:all"
+
+    @property
+    def router(self) -> str:
+        return f"{self.prefix}router"
+
+    @property
+    def telemetry(self) -> str:
+        return f"{self.prefix}telemetry"
+
+    def popular_hour(self, hour: int) -> str:
+        return f"{self.prefix}pop:h:{hour}"
+
+    def popular_day(self, day: int) -> str:
+        return f"{self.prefix}pop:d:{day}"
+
+    def history(self, user_id: str) -> str:
+        return f"{self.prefix}u:{user_id}:hist"
+
+    def hidden(self, user_id: str) -> str:
+        return f"{self.prefix}u:{user_id}:hidden"
+
+    def counts(self, user_id: str) -> str:
+        return f"{self.prefix}u:{user_id}:count"
+
+    def profile(self, user_id: str) -> str:
+        return f"{self.prefix}u:{user_id}:profile"
+
+    def shown(self, user_id: str) -> str:
+        return f"{self.prefix}u:{user_id}:shown"
+
+    def gone(self, user_id: str) -> str:
+        return f"{self.prefix}u:{user_id}:gone"

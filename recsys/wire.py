@@ -1,0 +1,170 @@
+"""What the API and the engines say to each other over ZeroMQ, and the load snapshot that engines publish.
+
+API (DEALER) and engine (ROUTER) exchange one msgpack frame per message. Times left are relative milliseconds,
+so the two need no common clock. Every `RankRequest` gets exactly one `RankReply`: answered, refused or expired.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Status = Literal["ok", "refused", "expired", "invalid", "failed"]
+
+
+class Filters(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Conditions on items; an item must meet all of them."""
+
+    categories_any: tuple[str, ...] = ()
+    categories_none: tuple[str, ...] = ()
+    year_min: int | None = None
+    year_max: int | None = None
+
+
+class RankRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t", tag="rank"):
+    """One query. `history` is newest last; `history_kinds` runs beside it."""
+
+    id: str
+    time_left_ms: float
+    k: int
+    history: tuple[str, ...] = ()
+    history_kinds: tuple[str, ...] = ()
+    candidates: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
+    exclude_seen: bool = True
+    filters: Filters = Filters()
+    diversity: float = 0.0
+    goals: dict[str, float] = {}
+    explain: bool = False
+    priority: int = 0
+    policy: str | None = None  # a policy for this request alone, which then runs in a batch of its own
+
+
+class Ping(msgspec.Struct, frozen=True, tag_field="t", tag="ping"):
+    """Are you there? Answered by a `Pong` at once, from the I/O thread."""
+
+    n: int
+
+
+class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One item of an answer."""
+
+    item_id: str
+    score: float
+    goals: dict[str, float] = {}
+
+
+class ExpertUse(msgspec.Struct, frozen=True):
+    """For `explain`: the experts that scored one item in one MoE layer, and whether they were second choices."""
+
+    item_id: str
+    layer: int
+    experts: tuple[int, ...]
+    gates: tuple[float, ...]
+    redirected_from: tuple[int, ...] = ()
+    redirected_to: tuple[int, ...] = ()
+
+
+class RankReply(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t", tag="reply"):
+    """The one answer to one `RankRequest`."""
+
+    id: str
+    status: Status
+    items: tuple[ScoredItem, ...] = ()
+    model_version: str = ""
+    policy: str = ""
+    step: str = "calm"
+    score_kept: float = 1.0
+    redirected: float = 0.0
+    cold_start: bool = False
+    candidates: int = 0
+    batch_requests: int = 0
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+    experts: tuple[ExpertUse, ...] = ()
+    error: str = ""
+    retry_after_s: float = 0.0
+
+
+class Similar(msgspec.Struct, frozen=True, tag_field="t", tag="similar"):
+    """Items nearest to one item in the model's embedding."""
+
+    id: str
+    time_left_ms: float
+    item_id: str
+    k: int
+
+
+class Pong(msgspec.Struct, frozen=True, tag_field="t", tag="pong"):
+    """Answer to a `Ping`."""
+
+    n: int
+    ready: bool
+    queue: int
+    model_version: str
+
+
+ToEngine = RankRequest | Similar | Ping
+FromEngine = RankReply | Pong
+
+
+class LayerLoad(msgspec.Struct, frozen=True):
+    """Load of one MoE layer since the last snapshot; lists run over experts.
+
+    `demand` counts unconstrained wishes, `served` the slots really used, `redirected_in` the served slots that were
+    not the token's own wish, `redirected_out` the wishes that went elsewhere, `flow[i]` = [from, to, slots].
+    """
+
+    demand: list[int]
+    served: list[int]
+    redirected_in: list[int]
+    redirected_out: list[int]
+    dropped: int
+    capacity: list[float]
+    price: list[float]
+    max_over_mean_demand: float
+    max_over_mean_served: float
+    score_kept: float
+    certified_gap: float
+    flow: list[tuple[int, int, int]]
+
+
+class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine did in one snapshot interval; published to the telemetry stream."""
+
+    engine: str
+    ts: int  # Unix ms
+    interval_ms: float
+    model_version: str
+    policy: str
+    capacity_factor: float
+    step: str
+    pressure: float
+    queue: int
+    queue_max: int
+    answered: int
+    refused: int
+    expired: int
+    failed: int
+    batches: int
+    batch_requests_mean: float
+    tokens: int
+    step_ms_p50: float
+    step_ms_p99: float
+    latency_ms_p50: float  # from arrival at the engine to the answer
+    latency_ms_p95: float
+    latency_ms_p99: float
+    layers: list[LayerLoad]
+
+
+def encode(message: Any) -> bytes:
+    """Any message of this module as msgpack."""
+    return _encoder.encode(message)
+
+
+_encoder = msgspec.msgpack.Encoder()
+decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
+decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+encode_snapshot = msgspec.json.Encoder().encode
+decode_snapshot = msgspec.json.Decoder(LoadSnapshot).decode

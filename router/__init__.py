@@ -1,0 +1,1 @@
+"""Choosing experts: routing policies, load and prices. Imports `kernels` and torch only."""
