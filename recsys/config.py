@@ -25,9 +25,7 @@ class _Section(BaseModel):
 class RedisSettings(_Section):
     """Where the stream and the state live."""
 
-    url: str = Field(
-        "redis://127.0.0.1:6379/0", description="Redis or Valkey, `redis://`, `rediss://` or `unix://`"
-    )
+    url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, `redis://`, `rediss://` or `unix://`")
     prefix: str = Field("recsys:", description="First part of every key", max_length=32)
     socket_timeout_s: PositiveFloat = Field(2.0, description="Longest wait for one reply")
     connect_timeout_s: PositiveFloat = Field(1.0, description="Longest wait for a connection")
@@ -39,34 +37,18 @@ class EventSettings(_Section):
 
     group: str = Field("features", description="Consumer group of the state workers")
     batch_max: PositiveInt = Field(256, description="Entries read and applied in one atomic step")
-    block_ms: PositiveInt = Field(
-        500, description="Longest wait of one blocking read; below the socket time-out"
-    )
-    claim_idle_ms: PositiveInt = Field(
-        5_000, description="A dead worker's entries are taken over after this idle time"
-    )
-    claim_every_ms: PositiveInt = Field(
-        1_000, description="How often a worker looks for entries to take over"
-    )
-    deliveries_max: PositiveInt = Field(
-        5, description="An entry delivered more often goes to the dead letters"
-    )
+    block_ms: PositiveInt = Field(500, description="Longest wait of one blocking read; below the socket time-out")
+    claim_idle_ms: PositiveInt = Field(5_000, description="A dead worker's entries are taken over after this idle time")
+    claim_every_ms: PositiveInt = Field(1_000, description="How often a worker looks for entries to take over")
+    deliveries_max: PositiveInt = Field(5, description="An entry delivered more often goes to the dead letters")
     dedup_max: PositiveInt = Field(200_000, description="Event ids remembered to recognise a resent event")
     dedup_window_s: PositiveInt = Field(86_400, description="How long an event id is remembered")
-    backlog_max: PositiveInt = Field(
-        1_000_000, description="Entries not yet applied; above it intake answers 503"
-    )
-    retain_entries: PositiveInt = Field(
-        10_000, description="Applied entries kept in the stream for readers and replay"
-    )
+    backlog_max: PositiveInt = Field(1_000_000, description="Entries not yet applied; above it intake answers 503")
+    retain_entries: PositiveInt = Field(10_000, description="Applied entries kept in the stream for readers and replay")
     trim_every_ms: PositiveInt = Field(1_000, description="How often applied entries are trimmed")
     dead_letters_max: PositiveInt = Field(100_000, description="Dead letters kept")
-    future_max_ms: PositiveInt = Field(
-        300_000, description="An event further in the future than this is refused"
-    )
-    late_after_ms: PositiveInt = Field(
-        60_000, description="An event older than this on arrival is counted as late"
-    )
+    future_max_ms: PositiveInt = Field(300_000, description="An event further in the future than this is refused")
+    late_after_ms: PositiveInt = Field(60_000, description="An event older than this on arrival is counted as late")
     reconnect_max_s: PositiveFloat = Field(5.0, description="Longest pause between attempts to reach Redis")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Worker's Prometheus port; 0 turns it off")
 
@@ -76,12 +58,8 @@ class StateSettings(_Section):
 
     history_max: PositiveInt = Field(120, description="Interactions kept per user", le=500)
     hidden_max: PositiveInt = Field(200, description="Hidden items kept per user")
-    user_ttl_s: PositiveInt = Field(
-        90 * 86_400, description="A user's state is dropped after this time without events"
-    )
-    impressions_per_user_max: PositiveInt = Field(
-        20, description="Answers remembered per user to join interactions to"
-    )
+    user_ttl_s: PositiveInt = Field(90 * 86_400, description="A user's state is dropped after this time without events")
+    impressions_per_user_max: PositiveInt = Field(20, description="Answers remembered per user to join interactions to")
     impression_ttl_s: PositiveInt = Field(3_600, description="How long an answer can be joined")
     popular_max: PositiveInt = Field(1_000, description="Items kept per popularity window")
     popular_refresh_s: PositiveFloat = Field(2.0, description="How often the API re-reads the popular items")
@@ -93,20 +71,14 @@ class ApiSettings(_Section):
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=1, le=65_535, description="Port to listen on")
     workers: PositiveInt = Field(1, description="Processes")
-    deadline_ms: PositiveInt = Field(
-        500, description="Answer time when the caller names none (`X-Deadline-Ms`)"
-    )
+    deadline_ms: PositiveInt = Field(500, description="Answer time when the caller names none (`X-Deadline-Ms`)")
     deadline_ms_max: PositiveInt = Field(10_000, description="Longest answer time a caller may ask for")
-    in_flight_max: PositiveInt = Field(
-        1_024, description="Requests waiting for an engine, per process; above it 503"
-    )
+    in_flight_max: PositiveInt = Field(1_024, description="Requests waiting for an engine, per process; above it 503")
     body_bytes_max: PositiveInt = Field(262_144, description="Longest request body")
     k_max: PositiveInt = Field(200, description="Most items in one answer")
     candidates_max: PositiveInt = Field(2_000, description="Most candidates a caller may name")
     events_per_call_max: PositiveInt = Field(1_000, description="Most events in one call")
-    admin_key: SecretStr | None = Field(
-        None, description="Key for admin calls (`X-Api-Key`); none refuses them all"
-    )
+    admin_key: SecretStr | None = Field(None, description="Key for admin calls (`X-Api-Key`); none refuses them all")
     impressions: bool = Field(True, description="Write an impression event for every answer")
     impressions_queue_max: PositiveInt = Field(
         10_000, description="Impressions waiting to be written; above it dropped and counted"
@@ -119,16 +91,12 @@ class EngineSettings(_Section):
     endpoint: str = Field("ipc:///tmp/recsys-engine.sock", description="ZeroMQ address, `ipc://` or `tcp://`")
     model_dir: Path = Field(Path("models/current"), description="Folder written by `recsys train`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs")
-    threads: PositiveInt = Field(
-        1, description="Intra-op threads; at most half the cores when processes share them"
-    )
+    threads: PositiveInt = Field(1, description="Intra-op threads; at most half the cores when processes share them")
     queue_max: PositiveInt = Field(512, description="Requests waiting for a micro-batch; above it refused")
     batch_max: PositiveInt = Field(16, description="Most requests in one micro-batch")
     candidates: PositiveInt = Field(200, description="Candidates that retrieval hands to the ranker")
     snapshot_every_ms: PositiveInt = Field(250, description="Time between load snapshots")
-    snapshots_max: PositiveInt = Field(
-        2_400, description="Load snapshots kept (ten minutes at four a second)"
-    )
+    snapshots_max: PositiveInt = Field(2_400, description="Load snapshots kept (ten minutes at four a second)")
     catalogue_poll_ms: PositiveInt = Field(500, description="How often changed items are fetched")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Engine's Prometheus port; 0 turns it off")
 
@@ -137,9 +105,7 @@ class RouterSettings(_Section):
     """Policy at start; `PUT /v1/router` changes it live."""
 
     policy: str = Field("price", description="One of the registered policies")
-    capacity_factor: float = Field(
-        1.25, ge=1.0, le=16.0, description="Slots per expert relative to the mean load"
-    )
+    capacity_factor: float = Field(1.25, ge=1.0, le=16.0, description="Slots per expert relative to the mean load")
 
 
 class Settings(BaseSettings):

@@ -30,9 +30,7 @@ class InputError(RecsysError):
 class DataFileError(InputError):
     """A data file is not what was expected."""
 
-    def __init__(
-        self, path: Path | str, expected: str, *, line: int | None = None, column: str | None = None
-    ) -> None:
+    def __init__(self, path: Path | str, expected: str, *, line: int | None = None, column: str | None = None) -> None:
         where = str(path)
         if line is not None:
             where += f", line {line}"

@@ -6,6 +6,7 @@ so the two need no common clock. Every `RankRequest` gets exactly one `RankReply
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import msgspec
@@ -109,7 +110,8 @@ ToEngine = RankRequest | Similar | Ping
 FromEngine = RankReply | Pong
 
 
-class LayerLoad(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerLoad:
     """Load of one MoE layer since the last snapshot; lists run over experts.
 
     `demand` counts unconstrained wishes, `served` the slots really used, `redirected_in` the served slots that were
@@ -130,7 +132,8 @@ class LayerLoad(msgspec.Struct, frozen=True):
     flow: list[tuple[int, int, int]]
 
 
-class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSnapshot:
     """What one engine did in one snapshot interval; published to the telemetry stream."""
 
     engine: str
@@ -158,12 +161,14 @@ class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[LayerLoad]
 
 
+_encoder = msgspec.msgpack.Encoder()
+
+
 def encode(message: Any) -> bytes:
     """Any message of this module as msgpack."""
     return _encoder.encode(message)
 
 
-_encoder = msgspec.msgpack.Encoder()
 decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
 decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
 encode_snapshot = msgspec.json.Encoder().encode

@@ -30,9 +30,7 @@ class RouterState:
     step: int = 0
 
     @staticmethod
-    def initial(
-        experts: int, *, bias_E: Tensor | None = None, device: torch.device | str = "cpu"
-    ) -> RouterState:
+    def initial(experts: int, *, bias_E: Tensor | None = None, device: torch.device | str = "cpu") -> RouterState:
         """State before the first batch: no prices, and the bias that training left (default none)."""
         zeros_E = torch.zeros(experts, device=device)
         return RouterState(prices_E=zeros_E, bias_E=zeros_E if bias_E is None else bias_E)

@@ -37,9 +37,7 @@ class Body(BaseModel):
 class FiltersBody(Body):
     """Conditions on items; an item must meet all of them."""
 
-    categories_any: list[Id] = Field(
-        default=[], max_length=32, description="At least one of these categories"
-    )
+    categories_any: list[Id] = Field(default=[], max_length=32, description="At least one of these categories")
     categories_none: list[Id] = Field(default=[], max_length=32, description="None of these categories")
     year_min: int | None = Field(default=None, ge=-10_000, le=10_000)
     year_max: int | None = Field(default=None, ge=-10_000, le=10_000)
@@ -59,9 +57,7 @@ class RecommendationRequest(Body):
     history: list[Id] | None = Field(
         default=None, max_length=500, description="Item ids, newest last; replaces the stored history"
     )
-    k: int = Field(
-        default=10, ge=1, description="Items wanted; more than the catalogue gives the whole catalogue"
-    )
+    k: int = Field(default=10, ge=1, description="Items wanted; more than the catalogue gives the whole catalogue")
     candidates: list[Id] | None = Field(default=None, description="Rank only these")
     filters: FiltersBody = FiltersBody()
     exclude_items: list[Id] = Field(default=[], max_length=2_000)
@@ -69,9 +65,7 @@ class RecommendationRequest(Body):
     diversity: Annotated[float, Field(ge=0, le=1), AfterValidator(_finite)] = Field(
         default=0.0, description="0 = by score alone, 1 = as different as possible"
     )
-    goals: dict[str, Weight] = Field(
-        default={}, max_length=16, description="Weight per goal; default click = 1"
-    )
+    goals: dict[str, Weight] = Field(default={}, max_length=16, description="Weight per goal; default click = 1")
     explain: bool = Field(default=False, description="Add the experts that scored each item")
     priority: Literal["interactive", "batch"] = "interactive"
 
@@ -90,12 +84,8 @@ class Degraded(BaseModel):
     """What this answer gave up for speed; all zero in calm."""
 
     step: str = Field(default="calm", description="calm, redirect, economise or shed")
-    redirected: float = Field(
-        default=0.0, description="Share of expert slots that were not the token's first choices"
-    )
-    score_kept: float = Field(
-        default=1.0, description="Gate score of the routes relative to the unconstrained ones"
-    )
+    redirected: float = Field(default=0.0, description="Share of expert slots that were not the token's first choices")
+    score_kept: float = Field(default=1.0, description="Gate score of the routes relative to the unconstrained ones")
 
 
 class Timing(BaseModel):
@@ -139,18 +129,14 @@ class InteractionBody(Body):
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={
-            "examples": [{"type": "interaction", "user_id": "u1", "item_id": "i7", "kind": "like"}]
-        },
+        json_schema_extra={"examples": [{"type": "interaction", "user_id": "u1", "item_id": "i7", "kind": "like"}]},
     )
 
     type: Literal["interaction"] = "interaction"
     user_id: Id
     item_id: Id
     kind: Kind
-    event_id: Id | None = Field(
-        default=None, description="Makes a resend harmless; made by the service if absent"
-    )
+    event_id: Id | None = Field(default=None, description="Makes a resend harmless; made by the service if absent")
     value: Finite | None = None
     ts: int | None = Field(default=None, description="Unix milliseconds; default is the time of arrival")
     request_id: Id | None = Field(default=None, description="`request_id` of the answer that showed the item")

@@ -158,13 +158,9 @@ class _Fields:
         try:
             value = int(raw)
         except ValueError:
-            raise EventError(
-                f"{name}: {raw[:40]!r} is not an integer of Unix milliseconds", field=name
-            ) from None
+            raise EventError(f"{name}: {raw[:40]!r} is not an integer of Unix milliseconds", field=name) from None
         if value < TS_MIN_MS:
-            raise EventError(
-                f"{name}: {value} is before 1973; Unix milliseconds are expected, not seconds", field=name
-            )
+            raise EventError(f"{name}: {value} is before 1973; Unix milliseconds are expected, not seconds", field=name)
         if value > now_ms + future_max_ms:
             raise EventError(f"{name}: {value} is more than {future_max_ms} ms in the future", field=name)
         return value
@@ -190,15 +186,11 @@ class _Fields:
     def attributes(self) -> dict[str, Any]:
         values = self.json("attributes", dict[str, str | float | int | bool | None], "a flat JSON map") or {}
         if len(values) > ATTRIBUTES_MAX:
-            raise EventError(
-                f"attributes: {len(values)} entries, at most {ATTRIBUTES_MAX}", field="attributes"
-            )
+            raise EventError(f"attributes: {len(values)} entries, at most {ATTRIBUTES_MAX}", field="attributes")
         return values
 
 
-def parse_event(
-    fields: Mapping[str, str], *, entry_id: str, now_ms: int, future_max_ms: int = 300_000
-) -> Event:
+def parse_event(fields: Mapping[str, str], *, entry_id: str, now_ms: int, future_max_ms: int = 300_000) -> Event:
     """Turn the fields of one stream entry into an event.
 
     Args:

@@ -1,25 +1,25 @@
 """Names of every Redis key, in one place. `p` is the prefix from the settings (`recsys:`).
 
-| key                    | type   | holds                                                              | bound            |
-|------------------------|--------|--------------------------------------------------------------------|------------------|
-| {p}events              | stream | the public event stream                                            | backlog + retain |
-| {p}events:dead         | stream | entries that could not be applied: source_id, reason, fields       | dead_letters_max |
-| {p}dedup               | zset   | event_id -> ms when applied                                        | count and age    |
-| {p}stats               | hash   | applied, duplicates, late, dead, interactions:{kind}, attributed   | fixed            |
-| {p}u:{user}:hist       | zset   | score ts, member `ts|kind|item`; newest kept                       | history_max, TTL |
-| {p}u:{user}:hidden     | zset   | item -> ts of items the user hid                                   | hidden_max, TTL  |
-| {p}u:{user}:count      | hash   | kind -> number of interactions ever applied                        | kinds, TTL       |
-| {p}u:{user}:profile    | string | JSON attributes                                                    | TTL              |
-| {p}u:{user}:shown      | zset   | score ts, member JSON {request_id, items}                          | per-user max, TTL|
-| {p}u:{user}:gone       | string | stream id of the deletion; older entries of the user are ignored   | TTL              |
-| {p}items               | hash   | item_id -> JSON item                                               | the catalogue    |
-| {p}items:changes       | stream | item_id, op (put, delete): what engines follow                     | 10,000           |
-| {p}i:count             | hash   | item_id -> interactions ever applied                               | the catalogue    |
-| {p}pop:h:{hour}        | zset   | item_id -> weight of interactions with ts in that hour             | 26 hours         |
-| {p}pop:d:{day}         | zset   | the same by day                                                    | 8 days           |
-| {p}pop:all             | zset   | the same for all time                                              | the catalogue    |
-| {p}router              | hash   | desired policy and bounds, set by PUT /v1/router                   | fixed            |
-| {p}telemetry           | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot       | snapshots_max    |
+| key | type | holds | bound |
+|---|---|---|---|
+| {p}events | stream | the public event stream | backlog + retain |
+| {p}events:dead | stream | entries that could not be applied: source_id, reason, fields | dead_letters_max |
+| {p}dedup | zset | event_id -> ms when applied | count and age |
+| {p}stats | hash | applied, duplicates, late, dead, interactions:{kind}, attributed | fixed |
+| {p}u:{user}:hist | zset | score ts, member `ts|kind|item`; newest kept | history_max, TTL |
+| {p}u:{user}:hidden | zset | item -> ts of items the user hid | hidden_max, TTL |
+| {p}u:{user}:count | hash | kind -> number of interactions ever applied | kinds, TTL |
+| {p}u:{user}:profile | string | JSON attributes | TTL |
+| {p}u:{user}:shown | zset | score ts, member JSON {request_id, items} | per-user max, TTL|
+| {p}u:{user}:gone | string | stream id of the deletion; older entries of the user are ignored | TTL |
+| {p}items | hash | item_id -> JSON item | the catalogue |
+| {p}items:changes | stream | item_id, op (put, delete): what engines follow | 10,000 |
+| {p}i:count | hash | item_id -> interactions ever applied | the catalogue |
+| {p}pop:h:{hour} | zset | item_id -> weight of interactions with ts in that hour | 26 hours |
+| {p}pop:d:{day} | zset | the same by day | 8 days |
+| {p}pop:all | zset | the same for all time | the catalogue |
+| {p}router | hash | desired policy and bounds, set by PUT /v1/router | fixed |
+| {p}telemetry | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot | snapshots_max |
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""The process that owns a device: admission, micro-batches, retrieval, ranking, selection."""

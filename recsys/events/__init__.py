@@ -1,0 +1,1 @@
+"""The event stream: what is in it, who applies it, and what happens to what cannot be applied."""

@@ -1,0 +1,1 @@
+"""The ranker. Needs torch, `router` and `kernels`, and nothing of the service."""

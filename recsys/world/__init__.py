@@ -1,0 +1,1 @@
+"""The synthetic world: items, users whose tastes drift, sessions and flash crowds."""
