@@ -41,11 +41,12 @@ class RoutingPlan:
     """Who computes what in one micro-batch.
 
     Attributes:
+        wishes_TK: the unconstrained choices, int64; what plain top-k would have used.
         expert_ids_TK: expert of each slot of each token, int64, distinct within a token; -1 = slot not used.
         gates_TK: weights of the chosen experts, from the scores *without* bias or price; 0 where not used,
             and they sum to 1 over the used slots of a token.
         rank_TK: row of the slot inside its expert's block, int64; -1 where not used. Unique per expert, 0..load-1.
-        demand_E: unconstrained wishes (the plain top-k choice), int64.
+        demand_E: wishes per expert, int64.
         load_E: slots really given, int64.
         prices_E: price of each expert, float32, >= 0.
         redirected_TK: True where a used slot is not one of the token's unconstrained choices.
@@ -55,6 +56,7 @@ class RoutingPlan:
         capacity_E: slots each expert had, int64; `load_E <= capacity_E` where the policy promises it.
     """
 
+    wishes_TK: Tensor
     expert_ids_TK: Tensor
     gates_TK: Tensor
     rank_TK: Tensor
