@@ -1,0 +1,114 @@
+"""Hyper-parameters of the model. They are part of its weights: saved in the model folder as `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+GOALS = ("click", "like")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Shape of a `Recommender`.
+
+    Attributes:
+        items: items with an id embedding of their own (id 0, "not seen in training", comes on top).
+        categories: width of the category vector of an item.
+        years: number of year buckets (bucket 0, "unknown", comes on top).
+        kinds: number of event kinds (kind 0, "unknown", comes on top).
+        width: D, width of item and user vectors, a multiple of `encoder_heads` and `ranker_heads`.
+        history: most recent events that the encoder reads.
+        encoder_layers: transformer blocks.
+        encoder_heads: attention heads per block.
+        ranker_heads: heads of the attention of a candidate over the history.
+        moe_layers: Mixture-of-Experts blocks of the ranker.
+        experts: E, routed experts per block; one shared expert that always runs comes on top.
+        expert_hidden: H, hidden width of an expert, the shared one included.
+        k: experts per token.
+        goals: task heads, the first is the one that retrieval is trained for.
+        dropout: share of activations dropped in training.
+        id_dropout: share of items whose id embedding is dropped in a training step, so that content alone counts.
+        gate_noise: standard deviation of what is added to gate logits in training.
+        expert_dropout: share of (token, expert) pairs that routing avoids in training, a forced redirect.
+    """
+
+    items: int
+    categories: int = 0
+    years: int = 0
+    kinds: int = 5
+    width: int = 64
+    history: int = 50
+    encoder_layers: int = 2
+    encoder_heads: int = 2
+    ranker_heads: int = 2
+    moe_layers: int = 2
+    experts: int = 8
+    expert_hidden: int = 64
+    k: int = 2
+    goals: tuple[str, ...] = GOALS
+    dropout: float = 0.2
+    id_dropout: float = 0.05
+    gate_noise: float = 0.3
+    expert_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check every field against its bound.
+
+        Raises:
+            ValueError: naming the field, its bound and what was found.
+        """
+        for name, (low, high) in _BOUNDS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not low <= value <= high:
+                raise ValueError(f"{name}: {value!r} is not a whole number from {low} to {high}")
+        for name in ("dropout", "id_dropout", "expert_dropout", "gate_noise"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+                raise ValueError(f"{name}: {value!r} is not a number from 0 to below 1")
+        if self.k > self.experts:
+            raise ValueError(f"k: {self.k} experts per token, but there are only {self.experts} (experts)")
+        for name in ("encoder_heads", "ranker_heads"):
+            if self.width % getattr(self, name):
+                raise ValueError(f"width: {self.width} is not a multiple of {getattr(self, name)} ({name})")
+        if not self.goals or len(set(self.goals)) != len(self.goals) or not set(self.goals) <= set(GOALS):
+            raise ValueError(f"goals: {self.goals!r} is not a choice of distinct names from {GOALS}")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; `from_json` reads them back to an equal config."""
+        return asdict(self) | {"goals": list(self.goals)}
+
+    @staticmethod
+    def from_json(values: Mapping[str, Any]) -> ModelConfig:
+        """The config that `to_json` described.
+
+        Raises:
+            ValueError: naming a field that is unknown, missing or out of its bounds.
+        """
+        unknown = sorted(set(values) - {field.name for field in fields(ModelConfig)})
+        if unknown:
+            raise ValueError(f"{unknown[0]}: not a field of the model's config")
+        if "items" not in values:
+            raise ValueError("items: missing")
+        goals = values.get("goals", GOALS)
+        if not isinstance(goals, list | tuple) or not all(isinstance(goal, str) for goal in goals):
+            raise ValueError(f"goals: {goals!r} is not a list of names")
+        return ModelConfig(**{**values, "goals": tuple(goals)})
+
+
+_BOUNDS: dict[str, tuple[int, int]] = {
+    "items": (0, 10_000_000),
+    "categories": (0, 10_000),
+    "years": (0, 1_000),
+    "kinds": (1, 100),
+    "width": (4, 4_096),
+    "history": (1, 2_000),
+    "encoder_layers": (1, 64),
+    "encoder_heads": (1, 64),
+    "ranker_heads": (1, 64),
+    "moe_layers": (1, 16),
+    "experts": (1, 1_024),
+    "expert_hidden": (4, 16_384),
+    "k": (1, 64),
+}

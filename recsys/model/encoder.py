@@ -1,0 +1,112 @@
+"""A user's history as vectors: a causal transformer over events (after SASRec, arXiv 1808.09781)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from recsys.model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Histories, encoded. Position 0 is the begin token, position p >= 1 the p-th oldest event that was read.
+
+    Attributes:
+        user_BD: state after the newest event: what the user wants next.
+        states_BLD: state after each event; anything finite where `mask_BL` is False.
+        events_BLD: the events themselves as the encoder read them, without context.
+        mask_BL: True for the begin token and every event.
+    """
+
+    user_BD: Tensor
+    states_BLD: Tensor
+    events_BLD: Tensor
+    mask_BL: Tensor
+
+
+def newest_first_in(history_BL: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+    """Positions of the newest `longest` events of each row, oldest of them first, and which of them exist.
+
+    Padding (0) may be anywhere in a row and never moves an event: the answer has no gaps, and its width depends
+    on the longest row alone. Returns (columns_BL int64, mask_BL bool).
+    """
+    real_BL = history_BL != 0
+    count_B = real_BL.sum(1)
+    columns_BL = torch.argsort(real_BL.logical_not().to(torch.uint8), dim=1, stable=True)
+    width = min(longest, history_BL.shape[1])
+    slots_L = torch.arange(width, device=history_BL.device)
+    start_B = (count_B - width).clamp(min=0)
+    picked_BL = columns_BL.gather(1, start_B[:, None] + slots_L) if width else columns_BL[:, :0]
+    return picked_BL, slots_L < count_B[:, None]
+
+
+class EncoderBlock(nn.Module):
+    """Pre-norm causal self-attention and a feed-forward layer, both residual."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.dropout = dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.hidden_norm = nn.LayerNorm(width)
+        self.hidden_in = nn.Linear(width, 4 * width)
+        self.hidden_out = nn.Linear(4 * width, width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        x_BLD = x_BLD + self._drop(self.attention_out(self._attend(self.attention_norm(x_BLD))))
+        hidden_BLH = F.gelu(self.hidden_in(self.hidden_norm(x_BLD)))
+        return x_BLD + self._drop(self.hidden_out(hidden_BLH))
+
+    def _attend(self, x_BLD: Tensor) -> Tensor:
+        B, L, D = x_BLD.shape
+        q, k, v = self.query_key_value(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)
+
+
+class SequenceEncoder(nn.Module):
+    """Events -> states. Reads the newest `config.history` events; a begin token stands before them.
+
+    Events are moved to the front before anything else, so causal attention alone hides the padding, and neither its
+    amount nor other rows of the batch can reach a result.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.history = config.history
+        self.dropout = config.dropout
+        self.begin_D = nn.Parameter(torch.zeros(config.width))
+        self.kinds = nn.Embedding(config.kinds + 1, config.width)
+        self.positions = nn.Embedding(config.history + 1, config.width)
+        self.input_norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(config.width, config.encoder_heads, config.dropout) for _ in range(config.encoder_layers)
+        )
+        self.final_norm = nn.LayerNorm(config.width)
+        for embedding in (self.begin_D, self.kinds.weight, self.positions.weight):
+            nn.init.normal_(embedding, std=0.02)
+
+    def forward(self, history_BL: Tensor, kinds_BL: Tensor, table_ID: Tensor) -> Encoded:
+        """See `Recommender.encode`."""
+        B = history_BL.shape[0]
+        columns_BL, mask_BL = newest_first_in(history_BL, self.history)
+        events_BLD = F.embedding(history_BL.gather(1, columns_BL), table_ID)
+        events_BLD = events_BLD + self.kinds(kinds_BL.gather(1, columns_BL))
+        events_BLD = torch.cat([self.begin_D.expand(B, 1, -1), events_BLD], dim=1)
+        mask_BL = F.pad(mask_BL, (1, 0), value=True)
+        x_BLD = self.input_norm(events_BLD + self.positions.weight[: events_BLD.shape[1]])
+        x_BLD = F.dropout(x_BLD, self.dropout, self.training)
+        for block in self.blocks:
+            x_BLD = block(x_BLD)
+        states_BLD = self.final_norm(x_BLD)
+        newest_B = mask_BL.sum(1) - 1
+        user_BD = states_BLD[torch.arange(B, device=newest_B.device), newest_B]
+        return Encoded(user_BD=user_BD, states_BLD=states_BLD, events_BLD=events_BLD, mask_BL=mask_BL)
