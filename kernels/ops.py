@@ -1,0 +1,97 @@
+"""The public face of the kernels: what the router and the model call.
+
+Letters of tensor suffixes: T tokens, D width, H hidden width of an expert, E experts, K experts per token, S slots, C capacity.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.experts import combine, expert_ffn, experts, slot_rows
+from kernels.selection import choose, kth_largest_of_columns, kth_largest_of_rows, normalised_gates, rank_slots
+
+__all__ = [
+    "choose",
+    "combine",
+    "expert_ffn",
+    "gate_scores",
+    "kth_largest_of_columns",
+    "kth_largest_of_rows",
+    "moe_experts",
+    "normalised_gates",
+    "rank_slots",
+    "route_and_plan",
+    "slot_rows",
+]
+
+
+def gate_scores(x_TD: Tensor, gate_DE: Tensor) -> Tensor:
+    """Softmax over experts of `x @ gate`, in float32 at least (float64 stays float64). Differentiable."""
+    logits_TE = x_TD @ gate_DE
+    wide = torch.float64 if logits_TE.dtype == torch.float64 else torch.float32
+    return torch.softmax(logits_TE, dim=1, dtype=wide)
+
+
+def route_and_plan(
+    x_TD: Tensor, gate_DE: Tensor, bias_E: Tensor | None, prices_E: Tensor | None, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gate product, scores, choice by `score + bias - price`, gates from the scores alone, ranks.
+
+    Returns:
+        `scores_TE`, `expert_ids_TK`, `gates_TK` (differentiable in x and gate), `rank_TK`, `load_E`.
+    """
+    scores_TE = gate_scores(x_TD, gate_DE)
+    expert_ids_TK = choose(scores_TE, k, bias_E=bias_E, prices_E=prices_E)
+    rank_TK, load_E = rank_slots(expert_ids_TK, gate_DE.shape[1])
+    return scores_TE, expert_ids_TK, normalised_gates(scores_TE, expert_ids_TK), rank_TK, load_E
+
+
+def moe_experts(
+    x_TD: Tensor,
+    expert_ids_TK: Tensor,
+    gates_TK: Tensor,
+    rank_TK: Tensor,
+    load_E: Tensor,
+    w_up_ED2H: Tensor,
+    w_down_EHD: Tensor,
+    *,
+    capacity: int | None,
+) -> Tensor:
+    """Run the chosen SwiGLU experts and sum them per token with their gates. Differentiable in x, gates and weights.
+
+    Args:
+        x_TD: tokens; rows of tokens without a used slot are never read into a result, whatever they hold.
+        expert_ids_TK: int64, -1 = slot not used.
+        gates_TK: weight of each slot.
+        rank_TK: row of each slot inside its expert, as `rank_slots` numbers them.
+        load_E: slots per expert; read in the dropless form only.
+        w_up_ED2H: gate and value halves side by side.
+        w_down_EHD: back to the width of the model.
+        capacity: rows per expert for the static form, where slots ranked at or beyond it contribute nothing;
+            None for the dropless form, which reads `load_E` once.
+
+    Raises:
+        ValueError: shapes that do not fit together, or a negative capacity.
+    """
+    (tokens, width), (count, w_width, double) = x_TD.shape, w_up_ED2H.shape
+    if w_width != width or w_down_EHD.shape != (count, double // 2, width) or double % 2:
+        raise ValueError(
+            f"w_up {tuple(w_up_ED2H.shape)} and w_down {tuple(w_down_EHD.shape)} must be (E, D, 2H) and (E, H, D) with D = {width}"
+        )
+    if expert_ids_TK.shape[0] != tokens or not expert_ids_TK.shape == gates_TK.shape == rank_TK.shape:
+        raise ValueError(
+            f"expert_ids {tuple(expert_ids_TK.shape)}, gates {tuple(gates_TK.shape)} and rank {tuple(rank_TK.shape)} "
+            f"must all be (T, K) with T = {tokens}"
+        )
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
+    rows = _dropless_rows(load_E) if capacity is None else [capacity] * count
+    return experts(x_TD, expert_ids_TK, gates_TK, rank_TK, rows, w_up_ED2H, w_down_EHD)
+
+
+def _dropless_rows(load_E: Tensor) -> list[int]:
+    """Rows per expert without drops: the loads, or all equal to the largest where padding is cheaper than many small products."""
+    load: list[int] = load_E.tolist()
+    most = max(load, default=0)
+    return [most] * len(load) if most * len(load) <= max(sum(load), 64) * 1.25 else load
