@@ -105,7 +105,10 @@ class RouterSettings(_Section):
     """Policy at start; `PUT /v1/router` changes it live."""
 
     policy: str = Field("price", description="One of the registered policies")
-    capacity_factor: float = Field(1.25, ge=1.0, le=16.0, description="Slots per expert relative to the mean load")
+    capacity_factor: float = Field(
+        1.5, ge=1.0, le=16.0, description="Slots per expert relative to the mean load, in calm"
+    )
+    capacity_factor_min: float = Field(1.0, ge=1.0, le=16.0, description="The same under pressure")
 
 
 class Settings(BaseSettings):

@@ -1,0 +1,151 @@
+"""The API's end of the wire to the engine. Every question is answered, refused, or failed; none waits for ever.
+
+A lost connection is noticed by the socket's own events, so that callers in flight are told at once and not by
+their deadline; pings every quarter second notice an engine that hangs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+
+import structlog
+import zmq
+import zmq.asyncio
+from zmq.utils.monitor import recv_monitor_message
+
+from recsys.errors import OverloadedError, RecsysError
+from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, decode_from_engine, encode
+
+log = structlog.get_logger(__name__)
+
+PING_EVERY_S = 0.25
+SILENT_AFTER_S = 2.0
+
+
+class EngineLostError(RecsysError):
+    """No engine answers: none is there, it went away with the question, or it hangs. The caller may fall back."""
+
+
+class EngineClient:
+    """One connection to the engine. Use within one event loop: `start`, then `ask`, then `close`.
+
+    Args:
+        endpoint: ZeroMQ address of the engine.
+        in_flight_max: questions without an answer; above it `OverloadedError`.
+    """
+
+    def __init__(self, endpoint: str, *, in_flight_max: int) -> None:
+        self._endpoint = endpoint
+        self._in_flight_max = in_flight_max
+        self._pending: dict[str, asyncio.Future[RankReply]] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connected = False
+        self._pong: Pong | None = None
+        self._heard_s = -1e9
+
+    @property
+    def in_flight(self) -> int:
+        """Questions without an answer."""
+        return len(self._pending)
+
+    @property
+    def alive(self) -> bool:
+        """Connected, and heard of lately."""
+        return self._connected and time.monotonic() - self._heard_s < SILENT_AFTER_S
+
+    @property
+    def ready(self) -> bool:
+        """Alive, with its model and catalogue loaded."""
+        return self.alive and self._pong is not None and self._pong.ready
+
+    @property
+    def model_version(self) -> str:
+        """Version the engine last reported, or ""."""
+        return self._pong.model_version if self._pong else ""
+
+    async def start(self) -> None:
+        """Connect (or keep trying to) and start listening."""
+        self._context = zmq.asyncio.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for an engine that is not there
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._socket.setsockopt(zmq.SNDHWM, self._in_flight_max + 16)
+        self._socket.setsockopt(zmq.RCVHWM, self._in_flight_max + 16)
+        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
+        self._socket.connect(self._endpoint)
+        self._tasks = [
+            asyncio.create_task(self._listen(), name="engine-listen"),
+            asyncio.create_task(self._watch(), name="engine-watch"),
+            asyncio.create_task(self._ping(), name="engine-ping"),
+        ]
+
+    async def close(self) -> None:
+        """Fail what is pending and disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._fail_pending("the API is stopping")
+        self._socket.disable_monitor()
+        self._context.destroy(linger=0)
+
+    async def ask(self, question: RankRequest | Similar, *, timeout_s: float) -> RankReply:
+        """The engine's reply.
+
+        Raises:
+            OverloadedError: too many questions are waiting already.
+            EngineLostError: there is no engine, it went away, or it did not answer within `timeout_s`.
+        """
+        if len(self._pending) >= self._in_flight_max:
+            raise OverloadedError(f"{self._in_flight_max} requests are waiting for the engine already")
+        if not self.alive:
+            raise EngineLostError("no engine")
+        future: asyncio.Future[RankReply] = asyncio.get_running_loop().create_future()
+        self._pending[question.id] = future
+        try:
+            await self._socket.send(encode(question), zmq.DONTWAIT)
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except zmq.Again:
+            raise EngineLostError("no engine") from None
+        except TimeoutError:
+            raise EngineLostError("the engine did not answer in time") from None
+        finally:
+            self._pending.pop(question.id, None)
+
+    async def _listen(self) -> None:
+        while True:
+            message = decode_from_engine(await self._socket.recv())
+            self._heard_s = time.monotonic()
+            if isinstance(message, Pong):
+                self._pong = message
+            elif (future := self._pending.get(message.id)) and not future.done():
+                future.set_result(message)
+
+    async def _watch(self) -> None:
+        while True:
+            event = await recv_monitor_message(self._monitor)
+            if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connected, self._heard_s = True, time.monotonic()
+                log.info("engine_connected", endpoint=self._endpoint)
+            else:
+                self._connected, self._pong = False, None
+                log.warning("engine_lost", endpoint=self._endpoint, pending=len(self._pending))
+                self._fail_pending("the engine went away")
+
+    async def _ping(self) -> None:
+        for n in itertools.count():
+            with contextlib.suppress(zmq.Again):
+                await self._socket.send(encode(Ping(n)), zmq.DONTWAIT)
+            if self._connected and not self.alive:
+                self._fail_pending("the engine hangs")
+            await asyncio.sleep(PING_EVERY_S)
+
+    def _fail_pending(self, why: str) -> None:
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(EngineLostError(why))

@@ -1,0 +1,70 @@
+"""Bounds on what a caller may send, enforced before anything is parsed."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recsys.api.problems import problem
+from recsys.errors import InputError
+
+
+class BodyLimit:
+    """ASGI middleware: a body longer than `longest` bytes is answered with 413, read no further than that."""
+
+    def __init__(self, app: ASGIApp, longest: int) -> None:
+        self._app = app
+        self._longest = longest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        refusal = problem(413, f"body: longer than {self._longest} bytes", field="body", headers={"Connection": "close"})
+        declared = dict(scope["headers"]).get(b"content-length", b"")
+        if declared.isdigit() and int(declared) > self._longest:
+            await refusal(scope, receive, send)
+            return
+        length = 0
+        started = False
+
+        async def counted() -> Message:
+            nonlocal length
+            message = await receive()
+            length += len(message.get("body", b""))
+            if length > self._longest:
+                raise _TooLongError
+            return message
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, counted, noted)
+        except _TooLongError:
+            if not started:
+                await refusal(scope, receive, send)
+
+
+class _TooLongError(Exception):
+    """The body went over the limit while it was read."""
+
+
+def deadline_s(request: Request, *, default_ms: int, most_ms: int) -> float:
+    """Seconds the caller gives this request: header `X-Deadline-Ms`, else the default.
+
+    Raises:
+        InputError: not a positive number, or more than `most_ms`.
+    """
+    raw = request.headers.get("x-deadline-ms")
+    if raw is None:
+        return default_ms / 1e3
+    try:
+        value = float(raw)
+    except ValueError:
+        value = float("nan")
+    if not 0 < value <= most_ms:
+        raise InputError(f"X-Deadline-Ms: {raw[:40]!r} is not a number above 0 and up to {most_ms}", field="X-Deadline-Ms")
+    return value / 1e3

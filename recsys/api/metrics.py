@@ -1,0 +1,60 @@
+"""Prometheus metrics of the API process.
+
+recsys_api_requests_total{route,status}    requests by route template and status
+recsys_api_latency_seconds{route}          first byte of the request to the last of the answer
+recsys_api_fallbacks_total{reason}         recommendations from popular items
+recsys_api_engine_in_flight                questions without an answer
+recsys_api_events_total{outcome}           accepted, duplicate, rejected
+recsys_api_impressions_dropped_total       impressions that found the queue full
+"""
+
+from __future__ import annotations
+
+import time
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class ApiMetrics:
+    """All of them, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        kw = {"registry": self.registry}
+        self.requests = Counter("recsys_api_requests", "Requests by route and status", ["route", "status"], **kw)
+        self.latency = Histogram("recsys_api_latency_seconds", "Request to answer", ["route"], buckets=_SECONDS, **kw)
+        self.fallbacks = Counter("recsys_api_fallbacks", "Recommendations from popular items", ["reason"], **kw)
+        self.in_flight = Gauge("recsys_api_engine_in_flight", "Questions without an answer", **kw)
+        self.events = Counter("recsys_api_events", "Events by what became of them", ["outcome"], **kw)
+        self.impressions_dropped = Counter("recsys_api_impressions_dropped", "Found the queue full", **kw)
+
+
+class Measure:
+    """ASGI middleware: counts and times requests by route template, never by raw path."""
+
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            route = getattr(scope.get("route"), "path", "unmatched")
+            self._metrics.requests.labels(route, status).inc()
+            self._metrics.latency.labels(route).observe(time.perf_counter() - began)

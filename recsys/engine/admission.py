@@ -1,0 +1,100 @@
+"""The bounded queue between the socket and the device.
+
+Every request that enters leaves exactly once: in a batch, refused, or expired. Interactive requests go before batch
+ones, and a full queue gives up a waiting batch request before it refuses an interactive one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from dataclasses import dataclass
+
+from recsys.wire import RankRequest, Similar
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """One request on its way. Times are seconds of the engine's monotonic clock."""
+
+    peer: bytes
+    request: RankRequest | Similar
+    arrived_s: float
+    deadline_s: float
+
+    @property
+    def policy(self) -> str | None:
+        """Policy asked for by this request alone."""
+        return self.request.policy if isinstance(self.request, RankRequest) else None
+
+    @property
+    def lane(self) -> int:
+        """0 = interactive, 1 = batch."""
+        return 1 if isinstance(self.request, RankRequest) and self.request.priority > 0 else 0
+
+
+class AdmissionQueue:
+    """Bounded two-lane queue; `offer` from the I/O thread, `take` from the compute thread."""
+
+    def __init__(self, longest: int) -> None:
+        if longest < 1:
+            raise ValueError(f"longest: {longest}, must be at least 1")
+        self._longest = longest
+        self._lanes: tuple[deque[Ticket], deque[Ticket]] = (deque(), deque())
+        self._ready = threading.Condition()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._lanes[0]) + len(self._lanes[1])
+
+    def offer(self, ticket: Ticket) -> Ticket | None:
+        """Queue a ticket. Returns the ticket that has to be refused instead: this one, an evicted one, or none."""
+        with self._ready:
+            if self._closed:
+                return ticket
+            evicted = None
+            if len(self) >= self._longest:
+                if ticket.lane or not self._lanes[1]:
+                    return ticket
+                evicted = self._lanes[1].pop()
+            self._lanes[ticket.lane].append(ticket)
+            self._ready.notify()
+            return evicted
+
+    def take(self, most: int, *, now_s: float) -> tuple[list[Ticket], list[Ticket]]:
+        """What is there now, without waiting: (batch, expired).
+
+        A batch has one policy; requests for another stay, in order, for the next call.
+        """
+        batch: list[Ticket] = []
+        expired: list[Ticket] = []
+        with self._ready:
+            for lane in self._lanes:
+                stay: list[Ticket] = []
+                while lane and len(batch) < most:
+                    ticket = lane.popleft()
+                    if ticket.deadline_s <= now_s:
+                        expired.append(ticket)
+                    elif not batch or ticket.policy == batch[0].policy:
+                        batch.append(ticket)
+                    else:
+                        stay.append(ticket)
+                lane.extendleft(reversed(stay))
+        return batch, expired
+
+    def wait(self, timeout_s: float) -> bool:
+        """Block until something is queued, the queue is closed, or the time is over; True if there is work."""
+        with self._ready:
+            self._ready.wait_for(lambda: len(self) > 0 or self._closed, timeout_s)
+            return len(self) > 0
+
+    def close(self) -> None:
+        """Refuse everything from now on; what is queued stays to be taken."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed

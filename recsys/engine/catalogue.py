@@ -1,0 +1,100 @@
+"""The catalogue as the device sees it: one row per item, row 0 = padding.
+
+A `Catalogue` is never changed: changes build the next one beside it and swap it in, so that a batch in flight keeps
+the rows that it started with. Rows of deleted items stay, marked dead, so that histories keep their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.model.recommender import Recommender
+
+YEAR_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueItem:
+    """What the model and the filters need of one item."""
+
+    item_id: str
+    categories: tuple[str, ...] = ()
+    year: int | None = None
+
+    @staticmethod
+    def of(item_id: str, stored: Mapping[str, Any]) -> CatalogueItem:
+        """From the stored JSON; an attribute `year` that is no plausible integer counts as none."""
+        year = (stored.get("attributes") or {}).get("year")
+        plausible = isinstance(year, int) and not isinstance(year, bool) and abs(year) <= YEAR_MAX
+        return CatalogueItem(item_id, tuple(stored.get("categories") or ()), year if plausible else None)
+
+
+class Catalogue:
+    """Items as rows, with the model's embedding of each.
+
+    Attributes:
+        item_ids: id of each row; row 0 is "".
+        table_ID: item embeddings of the model, row 0 zero.
+        live_I: rows that may be recommended.
+    """
+
+    def __init__(self, items: Sequence[CatalogueItem], model: Recommender, *, dead: Iterable[str] = ()) -> None:
+        self.items = list(items)
+        self.item_ids = ["", *(item.item_id for item in self.items)]
+        self._row = {item_id: row for row, item_id in enumerate(self.item_ids) if row}
+        if len(self._row) != len(self.items):
+            raise ValueError("items: the same item_id twice")
+        self.dead = frozenset(dead)
+        self.live_I = np.array([False, *(item.item_id not in self.dead for item in self.items)])
+        self.has_year_I = np.array([False, *(item.year is not None for item in self.items)])
+        self.year_I = np.array([0, *(item.year or 0 for item in self.items)])
+        self._category_rows = self._index_categories()
+        self.table_ID = self._embed(model)
+        self.vectors_ID: NDArray[np.float32] = self.table_ID.float().cpu().numpy()
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def row(self, item_id: str) -> int:
+        """Row of an item, 0 if it is not in the catalogue."""
+        return self._row.get(item_id, 0)
+
+    def in_any_category(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Rows with at least one of these categories; an unknown category has none."""
+        mask_I = np.zeros(len(self.item_ids), dtype=bool)
+        for name in names:
+            mask_I[self._category_rows.get(name, [])] = True
+        return mask_I
+
+    def changed(self, puts: Mapping[str, CatalogueItem], deletes: Iterable[str], model: Recommender) -> Catalogue:
+        """The catalogue after some items were put and some deleted."""
+        items = [puts.get(item.item_id, item) for item in self.items]
+        items += [item for item_id, item in puts.items() if not self.row(item_id)]
+        dead = (self.dead | set(deletes)) - set(puts)
+        return Catalogue(items, model, dead=dead)
+
+    def _index_categories(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, item in enumerate(self.items, start=1):
+            for name in item.categories:
+                rows.setdefault(name, []).append(row)
+        return rows
+
+    def _embed(self, model: Recommender) -> Tensor:
+        features = model.vocabulary.item_features(
+            self.item_ids[1:], [item.categories for item in self.items], [item.year for item in self.items]
+        ).with_padding()
+        device = model.device
+        with torch.inference_mode():
+            table_ID = model.item_table(
+                features.ids_I.to(device), features.categories_IC.to(device), features.years_I.to(device)
+            )
+            table_ID[0] = 0
+        return table_ID

@@ -1,0 +1,213 @@
+"""One micro-batch from requests to replies: encode, retrieve, rank, select. The only part that touches the device."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.engine.catalogue import Catalogue
+from recsys.engine.selection import eligible_rows, fuse_goals, goal_weights, pick
+from recsys.errors import InputError
+from recsys.model.recommender import Recommender
+from recsys.wire import ExpertUse, RankReply, RankRequest, ScoredItem, Similar
+from router.router import Router
+from router.shapes import RoutingPlan
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """A valid request with what it means for this catalogue."""
+
+    request: RankRequest
+    weights_G: NDArray[np.float64]
+    allowed_I: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """Replies in the order of the requests, and the routing plans of the MoE layers (none if nothing was ranked)."""
+
+    replies: list[RankReply]
+    plans: Sequence[RoutingPlan]
+    tokens: int
+
+
+class Runner:
+    """Runs micro-batches on one device.
+
+    Args:
+        model: in evaluation mode, on the device it will run on.
+        candidates: candidates that retrieval hands to the ranker.
+    """
+
+    def __init__(self, model: Recommender, *, candidates: int) -> None:
+        self.model = model.eval()
+        self._candidates = candidates
+        self._device = model.device
+
+    @torch.inference_mode()
+    def run(self, requests: Sequence[RankRequest], catalogue: Catalogue, router: Router, *, step: str) -> BatchResult:
+        """Answer a micro-batch. A wrong request gets an `invalid` reply and does not touch the others."""
+        started = time.perf_counter()
+        jobs: list[_Job] = []
+        wrong: dict[int, RankReply] = {}
+        for n, request in enumerate(requests):
+            try:
+                weights_G = goal_weights(request.goals, self.model.config.goals)
+                jobs.append(_Job(request, weights_G, eligible_rows(request, catalogue)))
+            except InputError as error:
+                wrong[n] = RankReply(id=request.id, status="invalid", error=str(error))
+        plans: Sequence[RoutingPlan] = ()
+        tokens = 0
+        if not len(catalogue):
+            answered = [self._empty(job.request, router, step, len(requests)) for job in jobs]
+        elif jobs:
+            answered, plans, tokens = self._answer(jobs, catalogue, router, step, len(requests), started)
+        else:
+            answered = []
+        in_order = iter(answered)
+        return BatchResult([wrong[n] if n in wrong else next(in_order) for n in range(len(requests))], plans, tokens)
+
+    @torch.inference_mode()
+    def similar(self, request: Similar, catalogue: Catalogue) -> RankReply:
+        """Items nearest to one item by cosine of the model's embeddings."""
+        row = catalogue.row(request.item_id)
+        if not row or not catalogue.live_I[row]:
+            return RankReply(id=request.id, status="invalid", error=f"item_id: no item {request.item_id!r}")
+        unit_ID = torch.nn.functional.normalize(catalogue.table_ID, dim=1)
+        cosine_I = (unit_ID @ unit_ID[row]).float().cpu().numpy()
+        cosine_I[~catalogue.live_I] = -np.inf
+        cosine_I[row] = -np.inf
+        order = np.argsort(-cosine_I, kind="stable")[: request.k]
+        items = tuple(ScoredItem(catalogue.item_ids[i], float(cosine_I[i])) for i in order if np.isfinite(cosine_I[i]))
+        return RankReply(id=request.id, status="ok", items=items, model_version=self.model.version)
+
+    def _answer(
+        self, jobs: list[_Job], catalogue: Catalogue, router: Router, step: str, batch: int, started: float
+    ) -> tuple[list[RankReply], Sequence[RoutingPlan], int]:
+        history_BL, kinds_BL, known_B = self._histories(jobs, catalogue)
+        encoded = self.model.encode(history_BL, kinds_BL, catalogue.table_ID)
+        candidates_BN = self._retrieve(jobs, encoded.user_BD, catalogue)
+        ranked = self.model.rank(encoded, torch.from_numpy(candidates_BN).to(self._device), catalogue.table_ID, router)
+        logits_BNG = ranked.logits_BNG.double().cpu().numpy()
+        compute_ms = (time.perf_counter() - started) * 1e3
+        kept_B, redirected_B = _route_quality(ranked.plans, len(jobs))
+        replies = []
+        for b, job in enumerate(jobs):
+            filled = candidates_BN[b] > 0
+            rows_N = candidates_BN[b][filled]
+            log_score_N, p_NG = fuse_goals(logits_BNG[b][filled], job.weights_G)
+            chosen = pick(log_score_N, catalogue.vectors_ID[rows_N], job.request.k, job.request.diversity)
+            items = tuple(self._scored(catalogue, rows_N[n], log_score_N[n], p_NG[n]) for n in chosen)
+            experts = self._explain(items, chosen, b, candidates_BN.shape[1], ranked.plans) if job.request.explain else ()
+            replies.append(
+                RankReply(
+                    id=job.request.id,
+                    status="ok",
+                    items=items,
+                    model_version=self.model.version,
+                    policy=router.policy.name,
+                    step=step,
+                    score_kept=kept_B[b],
+                    redirected=redirected_B[b],
+                    cold_start=not known_B[b],
+                    candidates=int(filled.sum()),
+                    batch_requests=batch,
+                    compute_ms=compute_ms,
+                    experts=experts,
+                )
+            )
+        return replies, ranked.plans, candidates_BN.size
+
+    def _histories(self, jobs: list[_Job], catalogue: Catalogue) -> tuple[Tensor, Tensor, list[bool]]:
+        """Table rows and kinds of the histories, right-padded with 0; ids that the catalogue lacks are left out."""
+        longest = self.model.config.history
+        rows_BL: list[list[int]] = []
+        kinds_BL: list[list[int]] = []
+        for job in jobs:
+            kinds = job.request.history_kinds or ("click",) * len(job.request.history)
+            pairs = [
+                (catalogue.row(item), self.model.vocabulary.kind_indices.get(kind, 0))
+                for item, kind in zip(job.request.history, kinds, strict=True)
+            ]
+            pairs = [pair for pair in pairs if pair[0]][-longest:]
+            rows_BL.append([row for row, _ in pairs])
+            kinds_BL.append([kind for _, kind in pairs])
+        width = max(1, *(len(rows) for rows in rows_BL)) if rows_BL else 1
+        pad = lambda lists: torch.tensor([values + [0] * (width - len(values)) for values in lists])  # noqa: E731
+        return pad(rows_BL).to(self._device), pad(kinds_BL).to(self._device), [bool(rows) for rows in rows_BL]
+
+    def _retrieve(self, jobs: list[_Job], user_BD: Tensor, catalogue: Catalogue) -> NDArray[np.int64]:
+        """Candidate rows per request, 0 = none: those named by the caller, else the nearest eligible items."""
+        scores_BI = self.model.retrieval_scores(user_BD, catalogue.table_ID)
+        allowed_BI = torch.from_numpy(np.stack([job.allowed_I for job in jobs])).to(self._device)
+        scores_BI = scores_BI.masked_fill(~allowed_BI, -torch.inf)
+        width = min(self._candidates_wanted(jobs), scores_BI.shape[1])
+        top_scores_BN, top_rows_BN = scores_BI.topk(width, dim=1)
+        found_BN = torch.where(top_scores_BN.isfinite(), top_rows_BN, 0).cpu().numpy()
+        named = {b: self._named(job, catalogue) for b, job in enumerate(jobs) if job.request.candidates is not None}
+        used = max([len(rows) for rows in named.values()] + [int((found_BN[b] > 0).sum()) for b in range(len(jobs)) if b not in named])
+        rows_BN = np.zeros((len(jobs), max(1, used)), dtype=np.int64)
+        for b in range(len(jobs)):
+            rows = named[b] if b in named else found_BN[b][found_BN[b] > 0]
+            rows_BN[b, : len(rows)] = rows
+        return rows_BN
+
+    def _candidates_wanted(self, jobs: list[_Job]) -> int:
+        """Retrieval width: the setting, or more where a caller wants a longer answer."""
+        return max(self._candidates, *(job.request.k for job in jobs)) if jobs else self._candidates
+
+    @staticmethod
+    def _named(job: _Job, catalogue: Catalogue) -> NDArray[np.int64]:
+        rows = np.unique([catalogue.row(item) for item in job.request.candidates or ()]).astype(np.int64)
+        return rows[job.allowed_I[rows]] if len(rows) else rows
+
+    def _scored(
+        self, catalogue: Catalogue, row: int, log_score: float, p_G: NDArray[np.float64]
+    ) -> ScoredItem:
+        goals = {name: float(p) for name, p in zip(self.model.config.goals, p_G, strict=True)}
+        return ScoredItem(catalogue.item_ids[row], float(np.exp(log_score)), goals)
+
+    def _empty(self, request: RankRequest, router: Router, step: str, batch: int) -> RankReply:
+        return RankReply(
+            id=request.id, status="ok", model_version=self.model.version, policy=router.policy.name, step=step,
+            cold_start=not request.history, batch_requests=batch,
+        )  # fmt: skip
+
+    @staticmethod
+    def _explain(
+        items: tuple[ScoredItem, ...], chosen: NDArray[np.int64], b: int, width: int, plans: Sequence[RoutingPlan]
+    ) -> tuple[ExpertUse, ...]:
+        uses = []
+        for layer, plan in enumerate(plans):
+            for item, position in zip(items, chosen, strict=True):
+                token = b * width + int(position)
+                wished = plan.wishes_TK[token].tolist()
+                got = plan.expert_ids_TK[token].tolist()
+                used = [e for e in got if e >= 0]
+                uses.append(
+                    ExpertUse(
+                        item.item_id,
+                        layer,
+                        tuple(used),
+                        tuple(g for e, g in zip(got, plan.gates_TK[token].tolist(), strict=True) if e >= 0),
+                        tuple(e for e in wished if e not in used),
+                        tuple(e for e in used if e not in wished),
+                    )
+                )
+        return tuple(uses)
+
+
+def _route_quality(plans: Sequence[RoutingPlan], requests: int) -> tuple[list[float], list[float]]:
+    """Per request: gate weight kept is the batch's (the router balances over the batch); redirected share is its own."""
+    if not plans:
+        return [1.0] * requests, [0.0] * requests
+    kept = float(torch.stack([plan.score_kept for plan in plans]).mean())
+    redirected_B = torch.stack([p.redirected_TK.float().view(requests, -1).mean(1) for p in plans]).mean(0)
+    return [kept] * requests, redirected_B.tolist()
