@@ -1,0 +1,101 @@
+"""Who asks for what: users by Zipf's law, in sessions, and the crowd that wants one category."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from loadtest.behaviour import affinity
+from loadtest.options import LoadTestError, Options
+from loadtest.shapes.phase import Phase
+from loadtest.tastes import Tastes, User, cumulative
+
+SESSIONS = 100
+LANDING_ITEMS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One request of a session.
+
+    Attributes:
+        user: who asks.
+        category: the category that brought the user here with the crowd; None for everybody else.
+        history: items the crowd came by, newest last; empty for everybody else.
+    """
+
+    user: User
+    category: str | None = None
+    history: tuple[str, ...] = ()
+
+    def body(self, k: int) -> dict[str, Any]:
+        """The request for recommendations."""
+        body: dict[str, Any] = {"user_id": self.user.id, "k": k}
+        if self.category is not None:
+            body |= {"history": list(self.history), "filters": {"categories_any": [self.category]}}
+        return body
+
+
+class Audience:
+    """Draws the visit of each arrival; same seed and same arrivals, same visits.
+
+    A session is several requests of one user. Every arrival goes on with one of the sessions under way or begins a
+    new one in place of the oldest, so that sessions change who asks and never when; their mean length is
+    `--session-length` once as many are under way as there is room for.
+    """
+
+    def __init__(self, tastes: Tastes, options: Options, rng: Random) -> None:
+        if options.category and options.category not in tastes.weight_by_category:
+            known = ", ".join(sorted(tastes.weight_by_category)[:20])
+            raise LoadTestError(f"--category: {options.category!r} has no items; categories are {known}")
+        self._tastes = tastes
+        self._rng = rng
+        self._wanted = options.category
+        self._begin = 1 / options.session_length
+        self._users = rng.sample(tastes.users, len(tastes.users))
+        self._user_weights = cumulative([(rank + 1) ** -options.zipf for rank in range(len(self._users))])
+        self._sessions: deque[Visit] = deque(maxlen=SESSIONS)
+        self._crowd: deque[Visit] = deque(maxlen=SESSIONS)
+        self._crowd_phase: Phase | None = None
+        self.category: str | None = None
+
+    def visit(self, phase: Phase) -> Visit:
+        """Who comes next in `phase`."""
+        if phase.crowd_share <= 0:
+            return self._next(self._sessions)
+        if phase is not self._crowd_phase:
+            self._crowd_phase = phase
+            self._crowd.clear()
+            self.category = self._wanted or self._draw_category()
+        if self._rng.random() < phase.crowd_share:
+            return self._next(self._crowd, self.category)
+        return self._next(self._sessions)
+
+    def affinities(self, visit: Visit, shown: list[tuple[str, list[str]]]) -> list[tuple[str, float]]:
+        """How well shown items, given with their categories, fit the visitor."""
+        taste = visit.user.taste
+        if visit.category is not None:
+            taste = {**taste, visit.category: max(taste.values(), default=1.0) or 1.0}
+        known = self._tastes.categories_of
+        return [(item_id, affinity(taste, known.get(item_id, categories))) for item_id, categories in shown]
+
+    def _next(self, sessions: deque[Visit], category: str | None = None) -> Visit:
+        rng = self._rng
+        slot = rng.randrange(SESSIONS)
+        if slot < len(sessions) and rng.random() >= self._begin:
+            return sessions[slot]
+        user = rng.choices(self._users, cum_weights=self._user_weights)[0]
+        visit = Visit(user) if category is None else self._landed(user, category)
+        sessions.append(visit)  # the oldest session leaves a full ring
+        return visit
+
+    def _landed(self, user: User, category: str) -> Visit:
+        items = self._tastes.items_by_category[category]
+        landing = self._rng.choices(items, weights=[item.weight + 1e-9 for item in items], k=LANDING_ITEMS)
+        return Visit(user, category, tuple(dict.fromkeys(item.id for item in landing)))
+
+    def _draw_category(self) -> str:
+        names = self._tastes.weight_by_category
+        return self._rng.choices(list(names), weights=[weight + 1e-9 for weight in names.values()])[0]

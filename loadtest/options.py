@@ -1,0 +1,141 @@
+"""What a run can be told: one table for the command line, the environment, the web UI and the checks."""
+
+from __future__ import annotations
+
+import ipaddress
+from argparse import Namespace
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import urlsplit
+
+ENV_PREFIX = "LOADTEST_"
+SHAPE_NAMES = ("steady", "flash_crowd", "demo")
+
+
+class LoadTestError(Exception):
+    """The run cannot start: a wrong option, file or target."""
+
+
+def _option(
+    default: Any, help: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Validated options of one run.
+
+    Every field is a flag (`--crowd-factor`), an environment variable (`LOADTEST_CROWD_FACTOR`) and a field of
+    Locust's web form.
+
+    Raises:
+        LoadTestError: naming the flag and its bounds.
+    """
+
+    shape: str = _option("steady", "which load over time", choices=SHAPE_NAMES)
+    tastes: str = _option("var/world/tastes.json", "file with the world's items, users and tastes")
+    rate: float = _option(20.0, "recommendation requests per second in calm", low=0.01, high=20_000)
+    duration: float = _option(60.0, "length of the run in seconds; `demo` has no end", low=0.1, high=86_400)
+    crowd_factor: float = _option(10.0, "rate of the crowd relative to calm", low=1, high=1_000)
+    crowd_seconds: float = _option(30.0, "how long a crowd stays", low=0.1, high=3_600)
+    crowd_share: float = _option(0.7, "share of the crowd's requests on its one category", low=0.5, high=1)
+    crowd_every: float = _option(180.0, "seconds from one crowd to the next (`demo`)", low=1, high=86_400)
+    category: str = _option("", "category of the crowd; empty = drawn by popularity, a new one each time")
+    k: int = _option(10, "items asked for", low=1, high=1_000)
+    session_length: float = _option(8.0, "mean requests of a session", low=1, high=1_000)
+    zipf: float = _option(0.9, "exponent of the choice of users; 0 = all alike", low=0, high=3)
+    seed: int = _option(0, "same seed, same arrivals, users and whims", low=0, high=2**63 - 1)
+    outstanding: int = _option(512, "requests in flight at most; what comes beyond is not sent", low=1, high=900)
+    timeout: float = _option(5.0, "seconds after which an unanswered request is an error", low=0.05, high=120)
+    max_p99_ms: float = _option(0.0, "fail if a phase's p99 is above; 0 = not judged", low=0, high=600_000)
+    max_p99_ratio: float = _option(0.0, "fail if crowd p99 / calm p99 is above; 0 = not judged", low=0, high=1_000)
+    max_error_share: float = _option(0.01, "fail if errors / answered is above; shed is no error", low=0, high=1)
+    max_shed_share: float = _option(1.0, "fail if refused (503, 429) / answered is above", low=0, high=1)
+    min_achieved: float = _option(0.98, "fail if sent on time / offered is below", low=0, high=1)
+    summary_file: str = _option("", "write the summary to this file as JSON")
+    allow_remote: bool = _option(False, "permit a target that is not this machine")
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value, name = getattr(self, spec.name), flag(spec.name)
+            low, high, choices = spec.metadata["low"], spec.metadata["high"], spec.metadata["choices"]
+            if choices and value not in choices:
+                raise LoadTestError(f"{name}: {value!r} is not one of {', '.join(choices)}")
+            if low is not None and not low <= value <= high:  # NaN fails too
+                raise LoadTestError(f"{name}: {value} is not within {low} and {high}")
+        if self.shape == "flash_crowd" and self.duration <= self.crowd_seconds:
+            raise LoadTestError(
+                f"--duration: {self.duration} s leaves no calm around the {self.crowd_seconds} s of --crowd-seconds"
+            )
+        if self.shape == "demo" and self.crowd_every <= self.crowd_seconds:
+            raise LoadTestError(
+                f"--crowd-every: {self.crowd_every} s leaves no calm after the {self.crowd_seconds} s of --crowd-seconds"
+            )
+
+    @classmethod
+    def from_namespace(cls, parsed: Namespace) -> Options:
+        """The options among Locust's parsed arguments."""
+        return cls(**{spec.name: getattr(parsed, spec.name) for spec in fields(cls)})
+
+
+def as_arguments(options: Options) -> list[str]:
+    """The command line that gives these options again."""
+    arguments = []
+    for spec in fields(options):
+        value = getattr(options, spec.name)
+        if not isinstance(value, bool):
+            arguments.append(f"{flag(spec.name)}={value}")
+        elif value:
+            arguments.append(flag(spec.name))
+    return arguments
+
+
+def flag(name: str) -> str:
+    """`crowd_factor` -> `--crowd-factor`."""
+    return "--" + name.replace("_", "-")
+
+
+def add_arguments(parser: Any) -> None:
+    """Add every option to `parser`, a configargparse parser such as Locust's own."""
+    group = parser.add_argument_group(
+        "load test", "Also environment variables: --crowd-factor is LOADTEST_CROWD_FACTOR"
+    )
+    for spec in fields(Options):
+        common = {"dest": spec.name, "help": spec.metadata["help"], "env_var": ENV_PREFIX + spec.name.upper()}
+        if isinstance(spec.default, bool):
+            group.add_argument(flag(spec.name), action="store_true", **common)
+            continue
+        common["help"] += f" (default {spec.default})" if spec.default != "" else ""
+        choices = list(spec.metadata["choices"]) or None
+        group.add_argument(flag(spec.name), type=type(spec.default), default=spec.default, choices=choices, **common)
+
+
+def check_target(host: str | None, *, allow_remote: bool) -> str:
+    """The base URL to load, which is this machine unless another one is permitted.
+
+    Raises:
+        LoadTestError: no `http://host:port`, or a host that is not a loopback address.
+    """
+    if not host:
+        raise LoadTestError("--host: required, for example http://127.0.0.1:8000")
+    try:
+        parts = urlsplit(host)
+        port = parts.port
+    except ValueError as error:
+        raise LoadTestError(f"--host: {host!r}: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise LoadTestError(f"--host: {host!r} is not of the form http://127.0.0.1:8000")
+    if not allow_remote and not _is_loopback(parts.hostname):
+        raise LoadTestError(f"--host: {parts.hostname} is not this machine; --allow-remote permits it")
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{name}" + (f":{port}" if port else "")
+
+
+def _is_loopback(name: str) -> bool:
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
