@@ -109,32 +109,34 @@ class World:
 
             {"format": 1, "now_ms": 1700000000000,
              "categories": ["Space", "Mystery", ...],
-             "items": [{"id": "i0", "categories": [3, 4], "popularity": 0.00123}, ...],
-             "users": [{"id": "u0", "activity": 0.7, "taste": [0.02, 0.31, ...]}, ...]}
+             "items": [{"id": "i0", "categories": ["Heist", "Comedy"], "weight": 0.00123}, ...],
+             "users": [{"id": "u0", "activity": 0.7, "taste": {"Space": 0.02, "Mystery": 0.31, ...}}, ...]}
 
-        `categories` of an item are positions in the list of names, the main one first. `popularity` sums to about 1
-        over the items. `taste` is the user's at `now_ms`: one share per category, summing to about 1. `activity` is
-        relative to the mean user. To act as a user: draw a category from the taste, then an item of it by popularity;
-        in a flash crowd multiply the crowd's category in the taste first.
+        An item's main category comes first; its `weight` is its popularity and sums to about 1 over the items. `taste`
+        is the user's at `now_ms`, as shares that sum to about 1; a category that is left out has none. `activity` is
+        relative to the mean user. To act as a user: draw a category from the taste, then an item of it by weight; in
+        a flash crowd multiply the crowd's category in the taste first.
 
         Args:
             path: file to write.
             now_ms: time of the tastes (Unix ms).
         """
+        names = self.config.category_names
         tastes_UC = np.round(self.tastes(now_ms), 4).tolist()
         catalogue, population = self.catalogue, self.population
-        popularity = [float(f"{p:.4g}") for p in catalogue.popularity_I]
         content = {
             "format": _TASTES_FORMAT,
             "now_ms": now_ms,
-            "categories": list(self.config.category_names),
+            "categories": names,
             "items": [
-                {"id": id_, "categories": list(categories), "popularity": p}
-                for id_, categories, p in zip(catalogue.ids, catalogue.categories, popularity, strict=True)
+                {"id": id_, "categories": [names[c] for c in categories], "weight": float(f"{weight:.4g}")}
+                for id_, categories, weight in zip(
+                    catalogue.ids, catalogue.categories, catalogue.popularity_I, strict=True
+                )
             ],
             "users": [
-                {"id": id_, "activity": round(float(activity), 4), "taste": taste}
-                for id_, activity, taste in zip(population.ids, population.activity_U, tastes_UC, strict=True)
+                {"id": id_, "activity": round(float(activity), 4), "taste": _shares(names, taste_C)}
+                for id_, activity, taste_C in zip(population.ids, population.activity_U, tastes_UC, strict=True)
             ],
         }
         Path(path).write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="utf-8")
@@ -156,6 +158,10 @@ class World:
                 {"category": c.category, "start_ms": c.start_ms, "end_ms": c.end_ms, "factor": c.factor} for c in crowds
             ],
         }
+
+
+def _shares(names: Sequence[str], taste_C: Sequence[float]) -> dict[str, float]:
+    return {name: share for name, share in zip(names, taste_C, strict=True) if share > 0}
 
 
 @contextmanager
