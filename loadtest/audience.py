@@ -1,16 +1,18 @@
-"""Who asks for what: users by Zipf's law, in sessions, and the crowd that wants one category."""
+"""Who asks for what: users by activity and Zipf's law, in sessions, and the crowd that wants one category."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 from typing import Any
 
 from loadtest.behaviour import affinity
 from loadtest.options import LoadTestError, Options
 from loadtest.shapes.phase import Phase
-from loadtest.tastes import Tastes, User, cumulative
+from loadtest.tastes import Tastes, User
 
 SESSIONS = 100
 LANDING_ITEMS = 5
@@ -47,15 +49,17 @@ class Audience:
     """
 
     def __init__(self, tastes: Tastes, options: Options, rng: Random) -> None:
-        if options.category and options.category not in tastes.weight_by_category:
-            known = ", ".join(sorted(tastes.weight_by_category)[:20])
+        if options.category and options.category not in tastes.items_by_category:
+            known = ", ".join(sorted(tastes.items_by_category)[:20])
             raise LoadTestError(f"--category: {options.category!r} has no items; categories are {known}")
         self._tastes = tastes
         self._rng = rng
         self._wanted = options.category
         self._begin = 1 / options.session_length
-        self._users = rng.sample(tastes.users, len(tastes.users))
-        self._user_weights = cumulative([(rank + 1) ** -options.zipf for rank in range(len(self._users))])
+        self._users = sorted(tastes.users, key=lambda user: (-user.activity, user.id))
+        self._user_weights = list(
+            accumulate(user.activity * (rank + 1) ** -options.zipf for rank, user in enumerate(self._users))
+        )
         self._sessions: deque[Visit] = deque(maxlen=SESSIONS)
         self._crowd: deque[Visit] = deque(maxlen=SESSIONS)
         self._crowd_phase: Phase | None = None
@@ -73,11 +77,11 @@ class Audience:
             return self._next(self._crowd, self.category)
         return self._next(self._sessions)
 
-    def affinities(self, visit: Visit, shown: list[tuple[str, list[str]]]) -> list[tuple[str, float]]:
+    def affinities(self, visit: Visit, shown: Iterable[tuple[str, Sequence[str]]]) -> list[tuple[str, float]]:
         """How well shown items, given with their categories, fit the visitor."""
         taste = visit.user.taste
         if visit.category is not None:
-            taste = {**taste, visit.category: max(taste.values(), default=1.0) or 1.0}
+            taste = taste | {visit.category: max(taste.values(), default=0.0) or 1.0}
         known = self._tastes.categories_of
         return [(item_id, affinity(taste, known.get(item_id, categories))) for item_id, categories in shown]
 
@@ -93,9 +97,10 @@ class Audience:
 
     def _landed(self, user: User, category: str) -> Visit:
         items = self._tastes.items_by_category[category]
-        landing = self._rng.choices(items, weights=[item.weight + 1e-9 for item in items], k=LANDING_ITEMS)
+        landing = self._rng.choices(items, weights=[item.weight for item in items], k=LANDING_ITEMS)
         return Visit(user, category, tuple(dict.fromkeys(item.id for item in landing)))
 
     def _draw_category(self) -> str:
-        names = self._tastes.weight_by_category
-        return self._rng.choices(list(names), weights=[weight + 1e-9 for weight in names.values()])[0]
+        categories = self._tastes.items_by_category
+        weights = [sum(item.weight for item in items) for items in categories.values()]
+        return self._rng.choices(list(categories), weights=weights)[0]

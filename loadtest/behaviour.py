@@ -6,7 +6,7 @@ experimental comparison of click position-bias models, WSDM 2008.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from random import Random
 
 # P(look at position p) = (p + 1) ** -LOOK_DECAY: 1, .66, .52, ... .25 at the tenth
@@ -20,12 +20,10 @@ DISLIKED_BELOW = 0.1
 Reaction = tuple[str, str]
 
 
-def affinity(taste: Mapping[str, float], categories: Sequence[str]) -> float:
-    """How well an item's categories fit a taste, in 0..1: their best, relative to the user's favourite."""
-    best = max(taste.values(), default=0.0)
-    if best <= 0:
-        return 0.0
-    return max((taste.get(name, 0.0) for name in categories), default=0.0) / best
+def affinity(taste: Mapping[str, float], categories: Iterable[str]) -> float:
+    """How well an item fits a taste, in 0..1: the best of its categories relative to the user's favourite."""
+    favourite = max(taste.values(), default=0.0)
+    return max((taste.get(name, 0.0) for name in categories), default=0.0) / favourite if favourite > 0 else 0.0
 
 
 def react(affinities: Sequence[tuple[str, float]], rng: Random) -> list[Reaction]:

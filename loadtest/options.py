@@ -44,7 +44,7 @@ class Options:
     category: str = _option("", "category of the crowd; empty = drawn by popularity, a new one each time")
     k: int = _option(10, "items asked for", low=1, high=1_000)
     session_length: float = _option(8.0, "mean requests of a session", low=1, high=1_000)
-    zipf: float = _option(0.9, "exponent of the choice of users; 0 = all alike", low=0, high=3)
+    zipf: float = _option(0.9, "users are drawn by activity / rank ** zipf; 0 = by activity alone", low=0, high=3)
     seed: int = _option(0, "same seed, same arrivals, users and whims", low=0, high=2**63 - 1)
     outstanding: int = _option(512, "requests in flight at most; what comes beyond is not sent", low=1, high=900)
     timeout: float = _option(5.0, "seconds after which an unanswered request is an error", low=0.05, high=120)
@@ -70,7 +70,7 @@ class Options:
             )
         if self.shape == "demo" and self.crowd_every <= self.crowd_seconds:
             raise LoadTestError(
-                f"--crowd-every: {self.crowd_every} s leaves no calm after the {self.crowd_seconds} s of --crowd-seconds"
+                f"--crowd-every: {self.crowd_every} s leaves no calm after {self.crowd_seconds} s of --crowd-seconds"
             )
 
     @classmethod

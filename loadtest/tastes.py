@@ -1,26 +1,26 @@
 """What the simulated users like: the `tastes.json` that the synthetic world writes.
 
-    {
-      "categories": ["comedy", "noir"],
-      "items": [{"id": "i1", "categories": ["noir"], "weight": 3.2}],
-      "users": [{"id": "u1", "taste": {"noir": 0.8, "comedy": 0.2}}]
-    }
+    {"format": 1, "now_ms": 1700000000000,
+     "categories": ["Space", "Mystery"],
+     "items": [{"id": "i0", "categories": ["Mystery", "Space"], "weight": 0.3}],
+     "users": [{"id": "u0", "activity": 0.7, "taste": {"Space": 0.2, "Mystery": 0.8}}]}
 
-`weight` is an item's popularity and `taste` a user's liking of categories; both are relative and not negative.
+`weight` is an item's popularity, `activity` how often a user comes and `taste` the user's liking of categories (0 where
+left out). All three are relative and none is negative.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 
 import msgspec
 
 from loadtest.options import LoadTestError
 
+FORMAT = 1
 FILE_BYTES_MAX = 512 * 1024 * 1024
 
 
@@ -37,15 +37,17 @@ class Item(msgspec.Struct, frozen=True):
 
 
 class User(msgspec.Struct, frozen=True):
-    """A user; categories that `taste` leaves out count 0."""
+    """A user; a category that `taste` leaves out counts 0."""
 
     id: str
+    activity: float
     taste: dict[str, float]
 
 
 class Tastes(msgspec.Struct, frozen=True, dict=True):
     """The world as far as the load test needs it."""
 
+    format: int
     categories: tuple[str, ...]
     items: tuple[Item, ...]
     users: tuple[User, ...]
@@ -57,17 +59,13 @@ class Tastes(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def items_by_category(self) -> dict[str, tuple[Item, ...]]:
-        """Category -> its items, most popular first."""
-        by_category: dict[str, list[Item]] = {name: [] for name in self.categories}
-        for item in sorted(self.items, key=lambda item: (-item.weight, item.id)):
-            for name in item.categories:
-                by_category[name].append(item)
+        """Category -> its items that are ever used; categories without such items are left out."""
+        by_category: dict[str, list[Item]] = {}
+        for item in self.items:
+            if item.weight > 0:
+                for category in item.categories:
+                    by_category.setdefault(category, []).append(item)
         return {name: tuple(items) for name, items in by_category.items()}
-
-    @cached_property
-    def weight_by_category(self) -> dict[str, float]:
-        """Category -> popularity of its items together; categories without items are left out."""
-        return {name: sum(i.weight for i in items) for name, items in self.items_by_category.items() if items}
 
 
 def load_tastes(path: Path) -> Tastes:
@@ -83,50 +81,52 @@ def load_tastes(path: Path) -> Tastes:
         tastes = msgspec.json.decode(path.read_bytes(), type=Tastes)
     except OSError as error:
         raise TastesError(f"{path}: cannot be read: {error.strerror}; the synthetic world writes it") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError is a DecodeError and names the place
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # a wrong type is a DecodeError too and names the place
         raise TastesError(f"{path}: {error}") from None
-    _check(path, tastes)
+    try:
+        _check(tastes)
+    except TastesError as error:
+        raise TastesError(f"{path}: {error}") from None
     return tastes
 
 
-def _check(path: Path, tastes: Tastes) -> None:
-    known = set(tastes.categories)
-    for name in ("categories", "items", "users"):
-        if not getattr(tastes, name):
-            raise TastesError(f"{path}: {name}: at least one is needed")
-    _check_distinct(path, "categories", tastes.categories)
-    _check_distinct(path, "items", [item.id for item in tastes.items])
-    _check_distinct(path, "users", [user.id for user in tastes.users])
+def _check(tastes: Tastes) -> None:
+    if tastes.format != FORMAT:
+        raise TastesError(f"format: {tastes.format} is not {FORMAT}")
+    _check_names("categories", tastes.categories)
+    _check_names("items", [item.id for item in tastes.items])
+    _check_names("users", [user.id for user in tastes.users])
+    known = frozenset(tastes.categories)
     for n, item in enumerate(tastes.items):
-        _check_categories(path, f"items[{n}].categories", item.categories, known)
-        _check_weights(path, f"items[{n}].weight", (item.weight,))
+        _check_known(f"items[{n}].categories", item.categories, known)
+        _check_weights(f"items[{n}].weight", (item.weight,))
     for n, user in enumerate(tastes.users):
-        _check_categories(path, f"users[{n}].taste", user.taste, known)
-        _check_weights(path, f"users[{n}].taste", user.taste.values())
-    if not any(item.weight > 0 and item.categories for item in tastes.items):
-        raise TastesError(f"{path}: items: no item has both a category and a weight above 0")
+        _check_known(f"users[{n}].taste", user.taste, known)
+        _check_weights(f"users[{n}].taste", user.taste.values())
+        _check_weights(f"users[{n}].activity", (user.activity,))
+    if not tastes.items_by_category:
+        raise TastesError("items: none has both a category and a weight above 0")
+    if not any(user.activity > 0 for user in tastes.users):
+        raise TastesError("users: none has an activity above 0")
 
 
-def _check_distinct(path: Path, name: str, ids: Sequence[str]) -> None:
+def _check_names(where: str, names: Sequence[str]) -> None:
+    if not names:
+        raise TastesError(f"{where}: at least one is needed")
     seen: set[str] = set()
-    for n, id_ in enumerate(ids):
-        if not id_ or id_ in seen:
-            raise TastesError(f"{path}: {name}[{n}]: {id_!r} is {'there twice' if id_ else 'empty'}")
-        seen.add(id_)
+    for n, name in enumerate(names):
+        if not name or name in seen:
+            raise TastesError(f"{where}[{n}]: {name!r} is {'there twice' if name else 'empty'}")
+        seen.add(name)
 
 
-def _check_categories(path: Path, where: str, names: object, known: set[str]) -> None:
-    for name in names:  # type: ignore[attr-defined]
+def _check_known(where: str, names: Iterable[str], known: frozenset[str]) -> None:
+    for name in names:
         if name not in known:
-            raise TastesError(f"{path}: {where}: {name!r} is not in `categories`")
+            raise TastesError(f"{where}: {name!r} is not in `categories`")
 
 
-def _check_weights(path: Path, where: str, weights: object) -> None:
-    for weight in weights:  # type: ignore[attr-defined]
+def _check_weights(where: str, weights: Iterable[float]) -> None:
+    for weight in weights:
         if not math.isfinite(weight) or weight < 0:
-            raise TastesError(f"{path}: {where}: {weight} is not a finite number >= 0")
-
-
-def cumulative(weights: Sequence[float]) -> list[float]:
-    """Running sums, for draws by `random.choices(cum_weights=...)`."""
-    return list(accumulate(weights))
+            raise TastesError(f"{where}: {weight} is not a finite number >= 0")

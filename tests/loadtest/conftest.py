@@ -11,13 +11,16 @@ from typing import Any
 
 import pytest
 
-WORLD = {
-    "categories": ["comedy", "noir", "western"],
-    "items": [
-        {"id": f"i{n}", "categories": [("comedy", "noir", "western")[n % 3]], "weight": 30.0 / (n + 1)}
-        for n in range(30)
+CATEGORIES = ["comedy", "noir", "western"]
+WORLD: dict[str, Any] = {
+    "format": 1,
+    "now_ms": 1_700_000_000_000,
+    "categories": CATEGORIES,
+    "items": [{"id": f"i{n}", "categories": [CATEGORIES[n % 3]], "weight": 0.3 / (n + 1)} for n in range(30)],
+    "users": [
+        {"id": f"u{n}", "activity": 1.0, "taste": {c: 0.9 if CATEGORIES[n % 3] == c else 0.05 for c in CATEGORIES}}
+        for n in range(50)
     ],
-    "users": [{"id": f"u{n}", "taste": {("comedy", "noir", "western")[n % 3]: 0.9, "noir": 0.1}} for n in range(50)],
 }
 
 
@@ -80,7 +83,10 @@ class FakeApi:
             self.release.wait(30)
         if self.status != 200 or self.body is not None:
             return self.status, self.body or b'{"title": "no"}'
-        items = [{"item_id": i["id"], "score": 1.0, "categories": i["categories"]} for i in WORLD["items"]][: body["k"]]
+        items = [
+            {"item_id": item["id"], "score": 1.0, "categories": item["categories"]}
+            for item in WORLD["items"][: body["k"]]
+        ]
         return 200, json.dumps(
             {
                 "request_id": f"r{asked}",
