@@ -33,6 +33,7 @@ ID_MAX = 128
 TITLE_MAX = 512
 CATEGORIES_MAX = 32
 ATTRIBUTES_MAX = 64
+ATTRIBUTES_BYTES_MAX = 16_384
 ITEMS_MAX = 1_000
 TS_MIN_MS = 100_000_000_000  # March 1973: anything below is seconds by mistake
 
@@ -184,6 +185,8 @@ class _Fields:
         return values
 
     def attributes(self) -> dict[str, Any]:
+        if (length := len(self._fields.get("attributes", "").encode(errors="replace"))) > ATTRIBUTES_BYTES_MAX:
+            raise EventError(f"attributes: {length} bytes, at most {ATTRIBUTES_BYTES_MAX}", field="attributes")
         values = self.json("attributes", dict[str, str | float | int | bool | None], "a flat JSON map") or {}
         if len(values) > ATTRIBUTES_MAX:
             raise EventError(f"attributes: {len(values)} entries, at most {ATTRIBUTES_MAX}", field="attributes")
@@ -208,7 +211,7 @@ def parse_event(fields: Mapping[str, str], *, entry_id: str, now_ms: int, future
         raise EventError(f"type: {type_!r} is not one of {', '.join(sorted(_Fields.ALLOWED))}", field="type")
     read.check_names(type_)
     event_id = read.optional_text("event_id") or entry_id
-    ts = read.time_ms("ts", now_ms=now_ms, future_max_ms=future_max_ms) or int(entry_id.split("-", 1)[0])
+    ts = read.time_ms("ts", now_ms=now_ms, future_max_ms=future_max_ms) or _entry_ms(entry_id, now_ms=now_ms)
     match type_:
         case "interaction":
             return Interaction(
@@ -244,6 +247,12 @@ def parse_event(fields: Mapping[str, str], *, entry_id: str, now_ms: int, future
                 items=read.names("items", most=ITEMS_MAX),
                 ts=ts,
             )
+
+
+def _entry_ms(entry_id: str, *, now_ms: int) -> int:
+    """When the entry was written; ids chosen by hand, such as `1-1`, say nothing of the time, so the present counts."""
+    written_ms = int(entry_id.split("-", 1)[0])
+    return written_ms if TS_MIN_MS <= written_ms <= now_ms else now_ms
 
 
 def to_fields(event: Event) -> dict[str, str]:

@@ -5,19 +5,20 @@
 | {p}events | stream | the public event stream | backlog + retain |
 | {p}events:dead | stream | entries that could not be applied: source_id, reason, fields | dead_letters_max |
 | {p}dedup | zset | event_id -> ms when applied | count and age |
-| {p}stats | hash | applied, duplicates, late, dead, interactions:{kind}, attributed | fixed |
+| {p}erasures | hash | user -> stream id of a deletion whose traces in the streams are still to be removed | users |
+| {p}stats | hash | acknowledged, applied, duplicates, late, dead, ignored, attributed, item_changes, interactions:* | fixed |
 | {p}u:{user}:hist | zset | score ts, member `ts|kind|item`; newest kept | history_max, TTL |
 | {p}u:{user}:hidden | zset | item -> ts of items the user hid | hidden_max, TTL |
 | {p}u:{user}:count | hash | kind -> number of interactions ever applied | kinds, TTL |
-| {p}u:{user}:profile | string | JSON attributes | TTL |
+| {p}u:{user}:profile | string | JSON {ts, attributes} | TTL |
 | {p}u:{user}:shown | zset | score ts, member JSON {request_id, items} | per-user max, TTL|
 | {p}u:{user}:gone | string | stream id of the deletion; older entries of the user are ignored | TTL |
 | {p}items | hash | item_id -> JSON item | the catalogue |
-| {p}items:changes | stream | item_id, op (put, delete): what engines follow | 10,000 |
-| {p}i:count | hash | item_id -> interactions ever applied | the catalogue |
-| {p}pop:h:{hour} | zset | item_id -> weight of interactions with ts in that hour | 26 hours |
-| {p}pop:d:{day} | zset | the same by day | 8 days |
-| {p}pop:all | zset | the same for all time | the catalogue |
+| {p}items:changes | stream | n (1, 2, ... without gaps), item_id, op (put, delete): what engines follow | 10,000 |
+| {p}i:count | hash | item_id -> interactions ever applied | 1,000,000 |
+| {p}pop:h:{hour} | zset | item_id -> weight of interactions with ts in that hour | 26 hours, 100,000 |
+| {p}pop:d:{day} | zset | the same by day | 8 days, 100,000 |
+| {p}pop:all | zset | the same for all time | 100,000 |
 | {p}router | hash | desired policy and bounds, set by PUT /v1/router | fixed |
 | {p}telemetry | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot | snapshots_max |
 """
@@ -44,6 +45,10 @@ class Keys:
     @property
     def dedup(self) -> str:
         return f"{self.prefix}dedup"
+
+    @property
+    def erasures(self) -> str:
+        return f"{self.prefix}erasures"
 
     @property
     def stats(self) -> str:

@@ -1,0 +1,65 @@
+"""What the service remembers of a user, read in one round trip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import redis.asyncio
+
+from recsys.state.keys import Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """One interaction of the history."""
+
+    item_id: str
+    kind: str
+    ts: int
+
+
+@dataclass(frozen=True, slots=True)
+class UserState:
+    """Everything known of one user; all empty for a stranger. `history` is newest last, `hidden` newest first."""
+
+    user_id: str
+    history: tuple[Remembered, ...] = ()
+    hidden: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def known(self) -> bool:
+        """Whether any event of this user was applied (and not forgotten since)."""
+        return bool(self.history or self.hidden or self.counts or self.attributes)
+
+
+class UserReader:
+    """Reads users asynchronously. Users are written by events only."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def get_user(self, user_id: str) -> UserState:
+        """The user's state; its size is bounded by the settings `history_max` and `hidden_max`."""
+        pipe = self._client.pipeline(transaction=False)
+        pipe.zrange(self._keys.history(user_id), 0, -1)
+        pipe.zrevrange(self._keys.hidden(user_id), 0, -1)
+        pipe.hgetall(self._keys.counts(user_id))
+        pipe.get(self._keys.profile(user_id))
+        history, hidden, counts, profile = await pipe.execute()
+        return UserState(
+            user_id=user_id,
+            history=tuple(_remembered(member) for member in history),
+            hidden=tuple(hidden),
+            counts={kind: int(n) for kind, n in counts.items()},
+            attributes=msgspec.json.decode(profile)["attributes"] if profile else {},
+        )
+
+
+def _remembered(member: str) -> Remembered:
+    ts, kind, item_id = member.split("|", 2)
+    return Remembered(item_id, kind, int(ts))
