@@ -63,6 +63,7 @@ class Audience:
         self._sessions: deque[Visit] = deque(maxlen=SESSIONS)
         self._crowd: deque[Visit] = deque(maxlen=SESSIONS)
         self._crowd_phase: Phase | None = None
+        self._landing_weights: list[float] = []
         self.category: str | None = None
 
     def visit(self, phase: Phase) -> Visit:
@@ -71,8 +72,7 @@ class Audience:
             return self._next(self._sessions)
         if phase is not self._crowd_phase:
             self._crowd_phase = phase
-            self._crowd.clear()
-            self.category = self._wanted or self._draw_category()
+            self._begin_crowd()
         if self._rng.random() < phase.crowd_share:
             return self._next(self._crowd, self.category)
         return self._next(self._sessions)
@@ -97,10 +97,12 @@ class Audience:
 
     def _landed(self, user: User, category: str) -> Visit:
         items = self._tastes.items_by_category[category]
-        landing = self._rng.choices(items, weights=[item.weight for item in items], k=LANDING_ITEMS)
+        landing = self._rng.choices(items, cum_weights=self._landing_weights, k=LANDING_ITEMS)
         return Visit(user, category, tuple(dict.fromkeys(item.id for item in landing)))
 
-    def _draw_category(self) -> str:
+    def _begin_crowd(self) -> None:
         categories = self._tastes.items_by_category
         weights = [sum(item.weight for item in items) for items in categories.values()]
-        return self._rng.choices(list(categories), weights=weights)[0]
+        self.category = self._wanted or self._rng.choices(list(categories), weights=weights)[0]
+        self._landing_weights = list(accumulate(item.weight for item in categories[self.category]))
+        self._crowd.clear()

@@ -21,7 +21,7 @@ from locust.env import Environment
 from locust.runners import LocalRunner
 
 from loadtest.open_loop import OpenLoop
-from loadtest.options import LoadTestError, Options, add_arguments, check_target
+from loadtest.options import COMMAND_LINE_ONLY, LoadTestError, Options, add_arguments, check_target
 from loadtest.progress import show_progress
 from loadtest.shapes import ENDLESS, phases_of, seconds_by_name
 from loadtest.tastes import load_tastes
@@ -31,6 +31,7 @@ logger = logging.getLogger("loadtest")
 EXIT_FAILED, EXIT_USAGE = 1, 2
 
 _run: OpenLoop | None = None
+_from_command_line: dict[str, Any] = {}
 
 
 class Arrivals(User):
@@ -91,19 +92,21 @@ def _begin(environment: Environment) -> None:
 
 
 def _prepared(environment: Environment) -> OpenLoop:
-    options = Options.from_namespace(_arguments(environment))
+    options = Options.from_namespace(Namespace(**(vars(_arguments(environment)) | _from_command_line)))
     target = check_target(environment.host, allow_remote=options.allow_remote)
     return OpenLoop(target, options, load_tastes(Path(options.tastes)), environment.events.request.fire)
 
 
 @events.init_command_line_parser.add_listener
 def _add_arguments(parser: Any) -> None:
-    add_arguments(parser)
+    add_arguments(parser, web_form=True)
 
 
 @events.init.add_listener
 def _check_before_start(environment: Environment, **_: Any) -> None:
     headless = _arguments(environment).headless
+    # the web UI takes any argument's name from whoever can reach it
+    _from_command_line.update({name: getattr(_arguments(environment), name) for name in COMMAND_LINE_ONLY})
     try:
         if not isinstance(environment.runner, LocalRunner):
             raise LoadTestError("--master, --worker, --processes: one process makes the whole load")
@@ -114,9 +117,15 @@ def _check_before_start(environment: Environment, **_: Any) -> None:
         sys.exit(EXIT_USAGE)
     if headless:
         # Locust installs its own handler only after a headless shape has ended
-        gevent.signal_handler(signal.SIGTERM, environment.runner.quit)
+        gevent.signal_handler(signal.SIGTERM, _terminate, environment.runner)
         if sys.stderr.isatty():
             gevent.spawn(show_progress, lambda: _run)
+
+
+def _terminate(runner: LocalRunner) -> None:
+    if _run is not None:
+        _run.stop()  # before Locust, which takes a while to stop
+    runner.quit()
 
 
 @events.test_stopping.add_listener

@@ -9,6 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 ENV_PREFIX = "LOADTEST_"
+# A web form must not choose files or open the world.
+COMMAND_LINE_ONLY = frozenset({"tastes", "summary_file", "allow_remote"})
 SHAPE_NAMES = ("steady", "flash_crowd", "demo")
 
 
@@ -26,8 +28,8 @@ def _option(
 class Options:
     """Validated options of one run.
 
-    Every field is a flag (`--crowd-factor`), an environment variable (`LOADTEST_CROWD_FACTOR`) and a field of
-    Locust's web form.
+    Every field is a flag (`--crowd-factor`), an environment variable (`LOADTEST_CROWD_FACTOR`) and, but for
+    `COMMAND_LINE_ONLY`, a field of Locust's web form.
 
     Raises:
         LoadTestError: naming the flag and its bounds.
@@ -44,7 +46,7 @@ class Options:
     category: str = _option("", "category of the crowd; empty = drawn by popularity, a new one each time")
     k: int = _option(10, "items asked for", low=1, high=1_000)
     session_length: float = _option(8.0, "mean requests of a session", low=1, high=1_000)
-    zipf: float = _option(0.9, "users are drawn by activity / rank ** zipf; 0 = by activity alone", low=0, high=3)
+    zipf: float = _option(0.5, "users are drawn by activity / rank ** zipf; 0 = by activity alone", low=0, high=3)
     seed: int = _option(0, "same seed, same arrivals, users and whims", low=0, high=2**63 - 1)
     outstanding: int = _option(512, "requests in flight at most; what comes beyond is not sent", low=1, high=900)
     timeout: float = _option(5.0, "seconds after which an unanswered request is an error", low=0.05, high=120)
@@ -96,19 +98,18 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def add_arguments(parser: Any) -> None:
-    """Add every option to `parser`, a configargparse parser such as Locust's own."""
-    group = parser.add_argument_group(
-        "load test", "Also environment variables: --crowd-factor is LOADTEST_CROWD_FACTOR"
-    )
+def add_arguments(parser: Any, *, web_form: bool = False) -> None:
+    """Add every option to `parser`, a configargparse parser; `web_form` if it is Locust's, which feeds its web UI."""
     for spec in fields(Options):
-        common = {"dest": spec.name, "help": spec.metadata["help"], "env_var": ENV_PREFIX + spec.name.upper()}
+        settings = {"dest": spec.name, "help": spec.metadata["help"], "env_var": ENV_PREFIX + spec.name.upper()}
+        if web_form:
+            settings["include_in_web_ui"] = spec.name not in COMMAND_LINE_ONLY
         if isinstance(spec.default, bool):
-            group.add_argument(flag(spec.name), action="store_true", **common)
+            parser.add_argument(flag(spec.name), action="store_true", **settings)
             continue
-        common["help"] += f" (default {spec.default})" if spec.default != "" else ""
+        settings["help"] += f" (default {spec.default})" if spec.default != "" else ""
         choices = list(spec.metadata["choices"]) or None
-        group.add_argument(flag(spec.name), type=type(spec.default), default=spec.default, choices=choices, **common)
+        parser.add_argument(flag(spec.name), type=type(spec.default), default=spec.default, choices=choices, **settings)
 
 
 def check_target(host: str | None, *, allow_remote: bool) -> str:
