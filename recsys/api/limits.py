@@ -20,7 +20,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        refusal = problem(413, f"body: longer than {self._longest} bytes", field="body", headers={"Connection": "close"})
+        refusal = problem(
+            413, f"body: longer than {self._longest} bytes", field="body", headers={"Connection": "close"}
+        )
         declared = dict(scope["headers"]).get(b"content-length", b"")
         if declared.isdigit() and int(declared) > self._longest:
             await refusal(scope, receive, send)
@@ -66,5 +68,7 @@ def deadline_s(request: Request, *, default_ms: int, most_ms: int) -> float:
     except ValueError:
         value = float("nan")
     if not 0 < value <= most_ms:
-        raise InputError(f"X-Deadline-Ms: {raw[:40]!r} is not a number above 0 and up to {most_ms}", field="X-Deadline-Ms")
+        raise InputError(
+            f"X-Deadline-Ms: {raw[:40]!r} is not a number above 0 and up to {most_ms}", field="X-Deadline-Ms"
+        )
     return value / 1e3

@@ -23,13 +23,19 @@ class ApiMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kw = {"registry": self.registry}
-        self.requests = Counter("recsys_api_requests", "Requests by route and status", ["route", "status"], **kw)
-        self.latency = Histogram("recsys_api_latency_seconds", "Request to answer", ["route"], buckets=_SECONDS, **kw)
-        self.fallbacks = Counter("recsys_api_fallbacks", "Recommendations from popular items", ["reason"], **kw)
-        self.in_flight = Gauge("recsys_api_engine_in_flight", "Questions without an answer", **kw)
-        self.events = Counter("recsys_api_events", "Events by what became of them", ["outcome"], **kw)
-        self.impressions_dropped = Counter("recsys_api_impressions_dropped", "Found the queue full", **kw)
+        registry = self.registry
+        self.requests = Counter(
+            "recsys_api_requests", "Requests by route and status", ["route", "status"], registry=registry
+        )
+        self.latency = Histogram(
+            "recsys_api_latency_seconds", "Request to answer", ["route"], buckets=_SECONDS, registry=registry
+        )
+        self.fallbacks = Counter(
+            "recsys_api_fallbacks", "Recommendations from popular items", ["reason"], registry=registry
+        )
+        self.in_flight = Gauge("recsys_api_engine_in_flight", "Questions without an answer", registry=registry)
+        self.events = Counter("recsys_api_events", "Events by what became of them", ["outcome"], registry=registry)
+        self.impressions_dropped = Counter("recsys_api_impressions_dropped", "Found the queue full", registry=registry)
 
 
 class Measure:

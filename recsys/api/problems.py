@@ -62,7 +62,8 @@ def answer_to(error: Exception) -> Response:
 
 def _validation_problem(error: RequestValidationError) -> Response:
     errors = [
-        {"field": ".".join(str(part) for part in e["loc"] if part != "body"), "reason": e["msg"]} for e in error.errors()
+        {"field": ".".join(str(part) for part in e["loc"] if part != "body"), "reason": e["msg"]}
+        for e in error.errors()
     ]
     first = errors[0]
     detail = f"{first['field']}: {first['reason']}" if first["field"] else first["reason"]

@@ -272,3 +272,27 @@ class Problem(BaseModel):
     detail: str
     field: str | None = None
     errors: list[dict[str, Any]] | None = None
+
+
+class ServedModel(BaseModel):
+    """What one engine serves."""
+
+    engine: str
+    model_version: str
+
+
+class ModelsAnswer(BaseModel):
+    """Model versions in service."""
+
+    models: list[ServedModel]
+
+
+class Readiness(BaseModel):
+    """Whether this process can give personal answers, and what is missing if not."""
+
+    ready: bool
+    redis: bool
+    engine: bool
+    model_version: str
+    catalogue_items: int = 0
+    backlog: int = Field(default=0, description="Events in the stream that are not applied yet")

@@ -7,8 +7,6 @@ the rows that it started with. Rows of deleted items stay, marked dead, so that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,24 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.model.recommender import Recommender
-
-YEAR_MAX = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class CatalogueItem:
-    """What the model and the filters need of one item."""
-
-    item_id: str
-    categories: tuple[str, ...] = ()
-    year: int | None = None
-
-    @staticmethod
-    def of(item_id: str, stored: Mapping[str, Any]) -> CatalogueItem:
-        """From the stored JSON; an attribute `year` that is no plausible integer counts as none."""
-        year = (stored.get("attributes") or {}).get("year")
-        plausible = isinstance(year, int) and not isinstance(year, bool) and abs(year) <= YEAR_MAX
-        return CatalogueItem(item_id, tuple(stored.get("categories") or ()), year if plausible else None)
+from recsys.state.items import CatalogueItem
 
 
 class Catalogue:

@@ -105,7 +105,9 @@ class Runner:
             log_score_N, p_NG = fuse_goals(logits_BNG[b][filled], job.weights_G)
             chosen = pick(log_score_N, catalogue.vectors_ID[rows_N], job.request.k, job.request.diversity)
             items = tuple(self._scored(catalogue, rows_N[n], log_score_N[n], p_NG[n]) for n in chosen)
-            experts = self._explain(items, chosen, b, candidates_BN.shape[1], ranked.plans) if job.request.explain else ()
+            experts = (
+                self._explain(items, chosen, b, candidates_BN.shape[1], ranked.plans) if job.request.explain else ()
+            )
             replies.append(
                 RankReply(
                     id=job.request.id,
@@ -152,7 +154,10 @@ class Runner:
         top_scores_BN, top_rows_BN = scores_BI.topk(width, dim=1)
         found_BN = torch.where(top_scores_BN.isfinite(), top_rows_BN, 0).cpu().numpy()
         named = {b: self._named(job, catalogue) for b, job in enumerate(jobs) if job.request.candidates is not None}
-        used = max([len(rows) for rows in named.values()] + [int((found_BN[b] > 0).sum()) for b in range(len(jobs)) if b not in named])
+        used = max(
+            [len(rows) for rows in named.values()]
+            + [int((found_BN[b] > 0).sum()) for b in range(len(jobs)) if b not in named]
+        )
         rows_BN = np.zeros((len(jobs), max(1, used)), dtype=np.int64)
         for b in range(len(jobs)):
             rows = named[b] if b in named else found_BN[b][found_BN[b] > 0]
@@ -168,9 +173,7 @@ class Runner:
         rows = np.unique([catalogue.row(item) for item in job.request.candidates or ()]).astype(np.int64)
         return rows[job.allowed_I[rows]] if len(rows) else rows
 
-    def _scored(
-        self, catalogue: Catalogue, row: int, log_score: float, p_G: NDArray[np.float64]
-    ) -> ScoredItem:
+    def _scored(self, catalogue: Catalogue, row: int, log_score: float, p_G: NDArray[np.float64]) -> ScoredItem:
         goals = {name: float(p) for name, p in zip(self.model.config.goals, p_G, strict=True)}
         return ScoredItem(catalogue.item_ids[row], float(np.exp(log_score)), goals)
 
@@ -205,7 +208,7 @@ class Runner:
 
 
 def _route_quality(plans: Sequence[RoutingPlan], requests: int) -> tuple[list[float], list[float]]:
-    """Per request: gate weight kept is the batch's (the router balances over the batch); redirected share is its own."""
+    """Per request: the score kept is its batch's, over which the router balances; the redirected share is its own."""
     if not plans:
         return [1.0] * requests, [0.0] * requests
     kept = float(torch.stack([plan.score_kept for plan in plans]).mean())

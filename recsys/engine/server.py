@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 
+import msgspec
 import structlog
 import torch
 import zmq
@@ -21,13 +23,14 @@ from prometheus_client import start_http_server
 
 from recsys.config import Settings
 from recsys.engine.admission import AdmissionQueue, Ticket
-from recsys.engine.catalogue import Catalogue, CatalogueItem
+from recsys.engine.catalogue import Catalogue
 from recsys.engine.control import Control, Wanted
 from recsys.engine.pressure import Ladder, ServiceTime
 from recsys.engine.runner import Runner
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
 from recsys.model.recommender import Recommender
-from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode
+from recsys.state.items import CatalogueChange, CatalogueItem
+from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode, encode_snapshot
 from router.router import Router
 
 log = structlog.get_logger(__name__)
@@ -111,22 +114,20 @@ class Engine:
             return
         self._wanted = wanted
 
-    def set_catalogue(self, items: Sequence[CatalogueItem]) -> None:
+    def set_catalogue(self, items: Mapping[str, CatalogueItem]) -> None:
         """Load the whole catalogue; the first call warms the model up and makes the engine ready."""
-        catalogue = Catalogue(items, self._model)
+        catalogue = Catalogue(list(items.values()), self._model)
         if self._catalogue is None:
             self._warm_up(catalogue)
         self._swap(catalogue)
 
-    def change_catalogue(self, puts: dict[str, CatalogueItem], deletes: set[str]) -> None:
+    def change_catalogue(self, change: CatalogueChange) -> None:
         """Apply changes to the catalogue."""
         assert self._catalogue is not None, "changes come after the first load"
-        self._swap(self._catalogue.changed(puts, deletes, self._model))
+        self._swap(self._catalogue.changed(change.put, change.deleted, self._model))
 
     def snapshot(self) -> bytes:
         """The load since the last snapshot, encoded for the telemetry stream."""
-        from recsys.wire import encode_snapshot
-
         wanted = self._wanted
         return encode_snapshot(
             self._telemetry.snapshot(
@@ -217,7 +218,9 @@ class Engine:
 
     def _refusal(self, request: RankRequest | Similar, why: str, retry_after_s: float) -> RankReply:
         self._telemetry.left("refused")
-        return RankReply(id=request.id, status="refused", step="shed", error=why, retry_after_s=max(0.05, retry_after_s))
+        return RankReply(
+            id=request.id, status="refused", step="shed", error=why, retry_after_s=max(0.05, retry_after_s)
+        )
 
     # -- compute thread --------------------------------------------------------------------------------------------
 
@@ -228,7 +231,9 @@ class Engine:
         while self._queue.wait(0.2) or not self._queue.closed:
             batch, expired = self._queue.take(self._settings.engine.batch_max, now_s=time.monotonic())
             for ticket in expired:
-                self._reply(out, ticket, RankReply(id=ticket.request.id, status="expired", error="expired in the queue"))
+                self._reply(
+                    out, ticket, RankReply(id=ticket.request.id, status="expired", error="expired in the queue")
+                )
             if batch:
                 self._compute(out, batch)
             elif not expired:
@@ -242,7 +247,9 @@ class Engine:
             replies = self._run(batch)
         except Exception as error:  # one bad batch must not end the engine, and every caller gets its answer
             log.exception("batch_failed", requests=len(batch))
-            replies = [RankReply(id=t.request.id, status="failed", error=f"{type(error).__name__}: {error}") for t in batch]
+            replies = [
+                RankReply(id=t.request.id, status="failed", error=f"{type(error).__name__}: {error}") for t in batch
+            ]
         for ticket, reply in zip(batch, replies, strict=True):
             self._reply(out, ticket, reply, queue_ms=(began - ticket.arrived_s) * 1e3)
 
@@ -267,8 +274,6 @@ class Engine:
         ]
 
     def _reply(self, out: zmq.Socket[bytes], ticket: Ticket, reply: RankReply, *, queue_ms: float = 0.0) -> None:
-        import msgspec
-
         self._telemetry.left(_OUTCOME.get(reply.status, "failed"), time.monotonic() - ticket.arrived_s)
         out.send_multipart([ticket.peer, encode(msgspec.structs.replace(reply, queue_ms=queue_ms))])
 
@@ -290,17 +295,14 @@ class Engine:
         return self._routers[policy]
 
     def _capacity_factor(self) -> float:
-        return self._wanted.capacity_factor if self._ladder.step == "calm" else self._settings.router.capacity_factor_min
+        return (
+            self._wanted.capacity_factor if self._ladder.step == "calm" else self._settings.router.capacity_factor_min
+        )
 
 
-def run_engine(settings: Settings, stop: threading.Event | None = None) -> None:
-    """Entry point: serve until SIGTERM, SIGINT or `stop`."""
-    import signal
-
+def run_engine(settings: Settings) -> None:
+    """Entry point: serve until SIGTERM or SIGINT."""
     engine = Engine(settings)
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: engine.stop())
-    if stop is not None:
-        threading.Thread(target=lambda: (stop.wait(), engine.stop()), daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: engine.stop())
     engine.run()

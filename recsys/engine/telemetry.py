@@ -1,4 +1,4 @@
-"""What the engine did, as a load snapshot a few times a second and as Prometheus metrics. One writer: the compute thread."""
+"""What the engine did: as a load snapshot a few times a second, and as Prometheus metrics."""
 
 from __future__ import annotations
 
@@ -37,18 +37,25 @@ class EngineMetrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        kw = {"registry": self.registry}
-        self.requests = Counter("recsys_engine_requests", "Requests by how they left", ["outcome"], **kw)
-        self.queue = Gauge("recsys_engine_queue_requests", "Requests waiting", **kw)
-        self.latency = Histogram("recsys_engine_latency_seconds", "Arrival to reply", buckets=_SECONDS, **kw)
-        self.step = Histogram("recsys_engine_step_seconds", "One micro-batch", buckets=_SECONDS, **kw)
-        self.batch = Histogram(
-            "recsys_engine_batch_requests", "Requests per micro-batch", buckets=(1, 2, 4, 8, 16, 32, 64), **kw
+        registry = self.registry
+        self.requests = Counter("recsys_engine_requests", "Requests by how they left", ["outcome"], registry=registry)
+        self.queue = Gauge("recsys_engine_queue_requests", "Requests waiting", registry=registry)
+        self.latency = Histogram(
+            "recsys_engine_latency_seconds", "Arrival to reply", buckets=_SECONDS, registry=registry
         )
-        self.slots = Counter("recsys_engine_expert_slots", "Expert slots", ["layer", "expert", "what"], **kw)
-        self.dropped = Counter("recsys_engine_dropped_slots", "Slots nobody computed", ["layer"], **kw)
-        self.pressure = Gauge("recsys_engine_pressure_ratio", "Expected wait / time left", **kw)
-        self.catalogue = Gauge("recsys_engine_catalogue_items", "Live items", **kw)
+        self.step = Histogram("recsys_engine_step_seconds", "One micro-batch", buckets=_SECONDS, registry=registry)
+        self.batch = Histogram(
+            "recsys_engine_batch_requests",
+            "Requests per micro-batch",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+            registry=registry,
+        )
+        self.slots = Counter(
+            "recsys_engine_expert_slots", "Expert slots", ["layer", "expert", "what"], registry=registry
+        )
+        self.dropped = Counter("recsys_engine_dropped_slots", "Slots nobody computed", ["layer"], registry=registry)
+        self.pressure = Gauge("recsys_engine_pressure_ratio", "Expected wait / time left", registry=registry)
+        self.catalogue = Gauge("recsys_engine_catalogue_items", "Live items", registry=registry)
 
 
 @dataclass(slots=True)

@@ -95,10 +95,11 @@ def _ensure_world(world: Path, console: Console) -> None:
 def _ensure_model(model: Path, world: Path, console: Console) -> None:
     if (model / "config.json").exists():
         return
-    from recsys.training.train import PRESETS, train
+    from recsys.training.config import preset
+    from recsys.training.train import train
 
     console.print("Model: training on the world (about a minute, once)")
-    train(world, model, PRESETS["demo"])
+    train(world, model, preset("demo"))
 
 
 def _environment(options: DemoOptions, folder: Path, url: str, api_port: int) -> dict[str, str]:
@@ -113,7 +114,7 @@ def _environment(options: DemoOptions, folder: Path, url: str, api_port: int) ->
 
 
 def _fill(world: Path, env: dict[str, str], console: Console) -> None:
-    """Catalogue and recent history through the public stream. Event ids are fixed, so a second start changes nothing."""
+    """Catalogue and recent history through the public stream. Event ids are fixed: a second start changes nothing."""
     from recsys.config import RedisSettings, Settings
     from recsys.data.dataset import Dataset
     from recsys.events.replay import publish_catalogue, replay

@@ -1,0 +1,101 @@
+"""The FastAPI application: resources with a lifetime, middleware, routes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from recsys.api import limits, metrics, problems
+from recsys.api.deps import Resources
+from recsys.api.engine_client import EngineClient
+from recsys.api.fallback import Fallback
+from recsys.api.impressions import ImpressionWriter
+from recsys.api.item_cache import ItemCache
+from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, users
+from recsys.config import Settings
+from recsys.events.producer import EventProducer
+from recsys.state.client import async_client
+from recsys.state.keys import Keys
+from recsys.state.popular import PopularItems
+from recsys.state.telemetry import TelemetryReader
+from recsys.state.users import UserReader
+
+DESCRIPTION = """
+Recommendations by a Mixture of Experts, fed by events that change the very next answer.
+
+Errors are `application/problem+json` and name the field. 503 and 429 carry `Retry-After`. `X-Deadline-Ms` sets how
+long an answer may take. Admin calls need `X-Api-Key`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application. Settings come from the environment unless given."""
+    config = settings or Settings()
+    measured = metrics.ApiMetrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        keys = Keys(config.redis.prefix)
+        redis = async_client(config.redis)
+        engine = EngineClient(config.engine.endpoint, in_flight_max=config.api.in_flight_max)
+        producer = EventProducer(redis, keys, group=config.events.group, backlog_max=config.events.backlog_max)
+        impressions = ImpressionWriter(
+            producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped
+        )
+        item_cache = ItemCache(redis, keys)
+        popular = PopularItems(redis, keys, config.state)
+        fallback = Fallback(
+            popular, item_cache, longest=config.state.popular_max, refresh_s=config.state.popular_refresh_s
+        )
+        await engine.start()
+        impressions.start()
+        fallback.start()
+        app.state.resources = Resources(
+            settings=config,
+            keys=keys,
+            redis=redis,
+            engine=engine,
+            producer=producer,
+            impressions=impressions,
+            items=item_cache,
+            users=UserReader(redis, keys),
+            popular=popular,
+            telemetry=TelemetryReader(redis, keys),
+            fallback=fallback,
+            metrics=measured,
+        )
+        try:
+            yield
+        finally:
+            await fallback.close()
+            await impressions.close()
+            await engine.close()
+            await redis.aclose()
+
+    app = FastAPI(title="recsys-moe", version="1", description=DESCRIPTION, lifespan=lifespan)
+    problems.install(app)
+    app.add_middleware(limits.BodyLimit, longest=config.api.body_bytes_max)
+    app.add_middleware(metrics.Measure, metrics=measured)
+    for module in (recommendations, events, items, users, popular, experts, router, models):
+        app.include_router(module.routes, prefix="/v1")
+    app.include_router(health.routes)
+    return app
+
+
+def run_api(settings: Settings) -> None:
+    """Entry point: serve until SIGTERM or SIGINT."""
+    import uvicorn
+
+    uvicorn.run(
+        "recsys.api.app:create_app",
+        factory=True,
+        host=settings.api.host,
+        port=settings.api.port,
+        workers=settings.api.workers,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        timeout_keep_alive=30,
+    )

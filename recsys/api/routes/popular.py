@@ -1,0 +1,26 @@
+"""`GET /v1/popular`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from recsys.api.deps import Res
+from recsys.api.problems import describe
+from recsys.api.routes.recommendations import titled
+from recsys.api.schemas import PopularAnswer
+from recsys.state.popular import Window
+
+routes = APIRouter(tags=["items"])
+
+
+@routes.get("/popular", responses=describe(422, 503))
+async def popular(
+    res: Res,
+    window: Window = "24h",
+    k: Annotated[int, Query(ge=1, le=200)] = 10,
+) -> PopularAnswer:
+    """Most used items in a window of event time; all of time where the window is empty."""
+    scores = await res.popular.top(window, k)
+    return PopularAnswer(window=window, items=await titled([(i, s, {}) for i, s in scores], res))

@@ -1,0 +1,245 @@
+"""The `recsys` command: every subcommand is a thin call of a function that a program could call too."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything imports torch
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+from rich.console import Console
+
+from recsys.config import Settings
+from recsys.errors import InputError, RecsysError
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, add_completion=False)
+serve = typer.Typer(no_args_is_help=True, help="Run one process of the service.")
+dead = typer.Typer(no_args_is_help=True, help="Events that could not be applied.")
+app.add_typer(serve, name="serve")
+app.add_typer(dead, name="dead-letters")
+
+progress = Console(stderr=True)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def reported(command: Callable[P, R]) -> Callable[P, R]:
+    """Print an expected error as one line: exit code 2 for wrong input, 1 for what is not there."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except RecsysError as error:
+            progress.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+            raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
+
+    return run
+
+
+@app.command()
+@reported
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where world, model, Redis file and logs are kept")] = Path("var/demo"),
+    port: Annotated[int, typer.Option(help="Port of the API, if it is free")] = 8000,
+    board_port: Annotated[int, typer.Option(help="Port of the board, if it is free")] = 8501,
+    rate: Annotated[float, typer.Option(help="Requests per second of the demo's traffic")] = 20.0,
+    traffic: Annotated[bool, typer.Option(help="Start traffic")] = True,
+    board: Annotated[bool, typer.Option(help="Start the board")] = True,
+) -> None:
+    """Everything on this machine: Redis, world, model, worker, engine, API, board, traffic. Ctrl-C ends it."""
+    from recsys.stack.demo import DemoOptions, run_demo
+
+    run_demo(DemoOptions(folder, port, board_port, rate, traffic, board), Console())
+
+
+@serve.command()
+@reported
+def api() -> None:
+    """The REST process."""
+    from recsys.api.app import run_api
+
+    run_api(_settings())
+
+
+@serve.command()
+@reported
+def engine() -> None:
+    """The process that owns a device."""
+    from recsys.engine.server import run_engine
+
+    run_engine(_settings())
+
+
+@serve.command()
+@reported
+def worker() -> None:
+    """The process that applies events."""
+    from recsys.events.worker import run_worker
+
+    run_worker(_settings())
+
+
+@app.command("import")
+@reported
+def import_(
+    source: Annotated[Path, typer.Argument(help="A MovieLens folder, or a csv or parquet file")],
+    out: Annotated[Path, typer.Argument(help="Data set folder to write")],
+    column: Annotated[
+        list[str] | None, typer.Option(help="For a file: user=COLUMN, item=COLUMN, ts=COLUMN, kind=..., value=...")
+    ] = None,
+) -> None:
+    """Turn a data set into the project's own tables."""
+    from recsys.data.commands import import_data
+
+    mapping = dict(_pair(text) for text in column) if column else None
+    dataset = import_data(source, out, mapping)
+    print(f"{len(dataset.interactions):,} interactions, {len(dataset.users):,} users, {len(dataset.items):,} items")
+
+
+@app.command()
+@reported
+def world(
+    out: Annotated[Path, typer.Argument(help="Data set folder to write")],
+    users: int = 2_000,
+    items: int = 1_200,
+    days: int = 60,
+    seed: int = 7,
+) -> None:
+    """Make a synthetic world: items, users whose tastes drift, and what they did until now."""
+    from recsys.data.commands import make_world
+
+    dataset = make_world(
+        out, users=users, items=items, days=days, seed=seed, now_ms=int(time.time() * 1e3), progress=True
+    )
+    print(f"{len(dataset.interactions):,} interactions, {users:,} users, {items:,} items")
+
+
+@app.command()
+@reported
+def train(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder")],
+    out: Annotated[Path, typer.Argument(help="Model folder to write")],
+    preset: Annotated[str, typer.Option(help="demo, ml-100k or ml-1m")] = "demo",
+    config: Annotated[Path | None, typer.Option(help="JSON file whose fields replace the preset's")] = None,
+    fresh: Annotated[bool, typer.Option(help="Ignore a checkpoint of an interrupted run")] = False,
+    threads: Annotated[int, typer.Option(help="Threads; 0 = as many as there are cores")] = 0,
+) -> None:
+    """Fit a model to a data set; an interrupted run goes on where it stopped."""
+    import torch
+
+    from recsys.training.config import TrainConfig
+    from recsys.training.config import preset as preset_of
+    from recsys.training.train import train as run
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    chosen = TrainConfig.from_json(json.loads(config.read_text()), preset_of(preset)) if config else preset_of(preset)
+    run(dataset, out, chosen, resume=not fresh, console=progress)
+
+
+@app.command()
+@reported
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder")],
+    dataset: Annotated[Path, typer.Argument(help="Data set folder")],
+    as_json: Annotated[bool, typer.Option("--json", help="Results as JSON on standard output")] = False,
+    threads: Annotated[int, typer.Option(help="Threads; 0 = as many as there are cores")] = 0,
+) -> None:
+    """Full-rank HR@10 and NDCG@10 on the events kept out of training, beside popularity and item-to-item."""
+    import torch
+
+    from recsys.training.evaluate import evaluate as run
+    from recsys.training.evaluate import table
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    rows = run(model, dataset, console=progress)
+    if as_json:
+        json.dump(rows, sys.stdout, indent=2)
+    else:
+        Console().print(table(rows))
+
+
+@app.command()
+@reported
+def catalogue(dataset: Annotated[Path, typer.Argument(help="Data set folder")]) -> None:
+    """Publish the items of a data set as events."""
+    from recsys.data.dataset import Dataset
+    from recsys.events.replay import publish_catalogue
+
+    publish_catalogue(Dataset.load(dataset), _settings(), console=progress)
+
+
+@app.command()
+@reported
+def replay(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder")],
+    last: Annotated[int | None, typer.Option(help="Only this many newest interactions")] = None,
+    rate: Annotated[float | None, typer.Option(help="Events per second; default as fast as they are applied")] = None,
+) -> None:
+    """Send the interactions of a data set through the stream, in time order."""
+    from recsys.data.dataset import Dataset
+    from recsys.events.replay import replay as run
+
+    run(Dataset.load(dataset), _settings(), last=last, rate_per_s=rate, console=progress)
+
+
+@dead.command("list")
+@reported
+def dead_list(count: Annotated[int, typer.Option(help="At most this many, oldest first")] = 20) -> None:
+    """Show dead letters with their reasons, one JSON object per line."""
+    from recsys.events.dead_letters import list_dead_letters
+
+    for letter in list_dead_letters(_settings(), count=count):
+        print(json.dumps(letter))
+
+
+@dead.command("replay")
+@reported
+def dead_replay(count: Annotated[int, typer.Option(help="At most this many, oldest first")] = 1_000) -> None:
+    """Send dead letters through the stream again; those that fail again come back."""
+    from recsys.events.dead_letters import replay_dead_letters
+
+    print(f"{replay_dead_letters(_settings(), count=count)} replayed")
+
+
+@app.command()
+@reported
+def settings() -> None:
+    """All settings with their present values."""
+    print(_settings().model_dump_json(indent=2))
+
+
+def _settings() -> Settings:
+    """Settings from the environment, with a wrong one reported like any other wrong input."""
+    from pydantic import ValidationError
+
+    from recsys.logging import configure_logging
+
+    try:
+        found = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "RECSYS_" + "__".join(str(part).upper() for part in first["loc"])
+        raise InputError(f"{name}: {first['msg']}", field=name) from None
+    configure_logging(as_json=found.log_json)
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not value:
+        raise InputError(f"--column: {text!r} is not NAME=COLUMN", field="--column")
+    return name, value
+
+
+if __name__ == "__main__":
+    app()

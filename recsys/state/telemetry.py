@@ -1,0 +1,34 @@
+"""Load snapshots of the engines, as the API reads them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import redis.asyncio
+
+from recsys.state.keys import Keys
+from recsys.wire import LoadSnapshot, decode_snapshot
+
+PRESENT_S = 3.0  # an engine that said nothing for longer is not there
+
+
+class TelemetryReader:
+    """Reads what engines published. Bounded by `engine.snapshots_max`."""
+
+    def __init__(self, client: redis.asyncio.Redis, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def raw(self, *, since_ms: int) -> list[str]:
+        """JSON snapshots published at or after that time, oldest first."""
+        entries: Any = await self._client.xrange(self._keys.telemetry, min=str(since_ms))
+        return [fields["s"] for _, fields in entries]
+
+    async def present(self) -> list[LoadSnapshot]:
+        """The newest snapshot of each engine heard of lately, by name."""
+        newest: dict[str, LoadSnapshot] = {}
+        for raw in await self.raw(since_ms=int((time.time() - PRESENT_S) * 1e3)):
+            snapshot = decode_snapshot(raw)
+            newest[snapshot.engine] = snapshot
+        return [newest[name] for name in sorted(newest)]
