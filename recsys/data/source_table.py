@@ -41,7 +41,7 @@ class SourceTable:
     def fail(self, row: int, column: str, expected: str) -> NoReturn:
         """Raise a DataFileError about one field, with what was found there."""
         found = self.frame[column][row]
-        found_text = "nothing" if found is None else repr(str(found)[:_SHOWN_MAX])
+        found_text = "nothing" if found is None or not str(found).strip() else repr(str(found)[:_SHOWN_MAX])
         if self.lines is None:
             raise DataFileError(self.path, f"row {row + 1}: expected {expected}, found {found_text}", column=column)
         raise DataFileError(
@@ -66,7 +66,11 @@ class SourceTable:
 
     def text(self, column: str) -> pl.Series:
         """The column as text without surrounding blanks; blank is null."""
-        text = self.frame[column].cast(pl.String).str.strip_chars()
+        try:
+            text = self.frame[column].cast(pl.String).str.strip_chars()
+        except pl.exceptions.PolarsError:
+            found = self.frame.schema[column]
+            raise DataFileError(self.path, f"expected text or numbers, found {found}", column=column) from None
         return text.set(text == "", None)
 
     def ids(self, column: str) -> pl.Series:
@@ -141,6 +145,8 @@ def read_csv(path: Path, *, separator: str = ",", encoding: str = "utf-8", drop_
     raw = _read_text(path, encoding)
     header = next(csv.reader(io.StringIO(raw[:65_536].decode("utf-8", "replace")), delimiter=separator), [])
     names = [name.strip() for name in header]
+    if not names:
+        raise DataFileError(path, "expected a header with the names of the columns, found a blank line", line=1)
     for name in names:
         if names.count(name) > 1:
             raise DataFileError(path, f"the header names this column {names.count(name)} times", line=1, column=name)
@@ -205,8 +211,10 @@ def _read_text(path: Path, encoding: str) -> bytes:
             f"expected {encoding} text, found the byte 0x{raw[error.start]:02x} which is none",
             line=raw.count(b"\n", 0, error.start) + 1,
         ) from None
-    if "\0" in text:
-        raise DataFileError(path, "expected text, found a zero byte", line=text.count("\n", 0, text.index("\0")) + 1)
+    for name, control in (("zero byte", "\0"), ("unit separator", _ONE_COLUMN)):
+        if control in text:
+            line = text.count("\n", 0, text.index(control)) + 1
+            raise DataFileError(path, f"expected text, found a {name}", line=line)
     raw = (raw if codec == "utf-8" else text.encode()).removeprefix(codecs.BOM_UTF8)
     if not raw.strip():
         raise DataFileError(path, "the file is empty")
