@@ -11,6 +11,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, cast
 
@@ -123,8 +124,16 @@ class BulkProducer:
         self._stall_s = stall_s
         self._pause_max_s = settings.events.reconnect_max_s
 
-    def publish(self, entries: Iterable[Mapping[str, str]], progress: Callable[[int], object] | None = None) -> int:
-        """Write entries in order; returns how many. `progress` is called with the number written so far.
+    def publish(
+        self,
+        entries: Iterable[Mapping[str, str]],
+        progress: Callable[[int], object] | None = None,
+        *,
+        pipeline: int = PIPELINE,
+    ) -> int:
+        """Write entries in order, `pipeline` at a time; returns how many.
+
+        `progress` is called with the number written so far.
 
         Entries without `event_id` get one, so that a write repeated after a lost connection takes effect once.
 
@@ -133,21 +142,20 @@ class BulkProducer:
             UnavailableError: Redis did not answer for `stall_s` seconds.
         """
         written = 0
-        for batch in _batches(_with_ids(entries), self.PIPELINE):
-            self.wait_for_room()
-            self._persist(lambda batch=batch: self._write(batch))  # type: ignore[misc]
+        for batch in _batches(_with_ids(entries), pipeline):
+            self._wait_until_backlog(max(self._backlog_max - len(batch), 0))
+            self._persist(partial(self._write, batch))
             written += len(batch)
             if progress is not None:
                 progress(written)
         return written
 
-    def wait_for_room(self, *, room_for: int | None = None) -> None:
-        """Return when at most `backlog_max - room_for` entries wait to be applied."""
-        allowed = self._backlog_max - (self.PIPELINE if room_for is None else room_for)
-        self._wait_until_backlog(max(allowed, 0))
-
     def wait_until_applied(self) -> None:
-        """Return when nothing waits to be applied."""
+        """Return when nothing waits to be applied.
+
+        Raises:
+            OverloadedError, UnavailableError: as `publish`.
+        """
         self._wait_until_backlog(0)
 
     def _wait_until_backlog(self, allowed: int) -> None:

@@ -15,6 +15,7 @@ from recsys.events.schema import Item
 from recsys.state.keys import Keys
 
 IDS_PER_LOOKUP_MAX = 10_000
+YEAR_MAX = 10_000
 _PAGE = 1_000
 
 
@@ -38,6 +39,12 @@ class CatalogueItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             attributes=event.attributes,
             published_at=event.published_at,
         )
+
+    @property
+    def year(self) -> int | None:
+        """Attribute `year`, if it is a whole number that can be one."""
+        year = self.attributes.get("year")
+        return year if type(year) is int and abs(year) <= YEAR_MAX else None
 
 
 _decode = msgspec.json.Decoder(CatalogueItem).decode

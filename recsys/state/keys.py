@@ -5,8 +5,8 @@
 | {p}events | stream | the public event stream | backlog + retain |
 | {p}events:dead | stream | entries that could not be applied: source_id, reason, fields | dead_letters_max |
 | {p}dedup | zset | event_id -> ms when applied | count and age |
-| {p}erasures | hash | user -> stream id of a deletion whose traces in the streams are still to be removed | users |
-| {p}stats | hash | acknowledged, applied, duplicates, late, dead, ignored, attributed, item_changes, interactions:* | fixed |
+| {p}erasures | hash | user -> id of a deletion whose traces in the streams are still to be removed | users |
+| {p}stats | hash | counters: acknowledged, applied, duplicates, late, dead, ignored, interactions:{kind}, ... | fixed |
 | {p}u:{user}:hist | zset | score ts, member `ts|kind|item`; newest kept | history_max, TTL |
 | {p}u:{user}:hidden | zset | item -> ts of items the user hid | hidden_max, TTL |
 | {p}u:{user}:count | hash | kind -> number of interactions ever applied | kinds, TTL |
