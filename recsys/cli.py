@@ -204,18 +204,29 @@ def dead_list(count: Annotated[int, typer.Option(help="At most this many, oldest
 
 @dead.command("replay")
 @reported
-def dead_replay(count: Annotated[int, typer.Option(help="At most this many, oldest first")] = 1_000) -> None:
+def dead_replay(
+    count: Annotated[int, typer.Option(help="At most this many, oldest first")] = 1_000,
+    letter: Annotated[list[str] | None, typer.Option(help="Only the letter with this id; may be repeated")] = None,
+    fix: Annotated[
+        list[str] | None, typer.Option(help="FIELD=VALUE to set in every letter; no value removes it")
+    ] = None,
+) -> None:
     """Send dead letters through the stream again; those that fail again come back."""
     from recsys.events.dead_letters import replay_dead_letters
 
-    print(f"{replay_dead_letters(_settings(), count=count)} replayed")
+    fixes = dict(text.partition("=")[::2] for text in fix or ())
+    print(f"{replay_dead_letters(_settings(), count=count, ids=letter, fix=fixes)} replayed")
 
 
 @app.command()
 @reported
-def settings() -> None:
+def settings(
+    markdown: Annotated[bool, typer.Option(help="The reference table of `docs/settings.md` instead")] = False,
+) -> None:
     """All settings with their present values."""
-    print(_settings().model_dump_json(indent=2))
+    from recsys.config import reference_table
+
+    print(reference_table() if markdown else _settings().model_dump_json(indent=2))
 
 
 def _settings() -> Settings:

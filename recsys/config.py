@@ -8,9 +8,10 @@ Every field has its unit in its name and a line in `docs/settings.md`, which a t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -126,3 +127,28 @@ class Settings(BaseSettings):
     router: RouterSettings = RouterSettings()
     log_json: bool = Field(False, description="JSON log lines even on a terminal")
     seed: int = Field(0, ge=0, description="Seed of everything random")
+
+
+def reference_table() -> str:
+    """All settings as a Markdown table: variable, default, bounds, meaning."""
+    rows = ["| variable | default | bounds | meaning |", "|---|---|---|---|"]
+    for name, top in Settings.model_fields.items():
+        section = top.annotation
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            rows += [_row(f"{name}__{inner}", field) for inner, field in section.model_fields.items()]
+        else:
+            rows.append(_row(name, top))
+    return "\n".join(rows)
+
+
+def _row(path: str, field: FieldInfo) -> str:
+    bounds = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in field.metadata
+        for name, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("max_length", "length <="))
+        if getattr(bound, name, None) is not None
+    ]
+    if get_origin(field.annotation) is Literal:
+        bounds = [", ".join(get_args(field.annotation))]
+    default = "" if field.default is None else f"`{field.default}`"
+    return f"| `RECSYS_{path.upper()}` | {default} | {'; '.join(bounds)} | {field.description} |"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 # Before torch is imported anywhere: spinning threads on a busy machine turn milliseconds into seconds.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -137,16 +140,16 @@ def tiny_model(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 class Service:
     """Real processes of the service around one Redis; each can be started, killed and started again."""
 
-    def __init__(self, folder: Path, redis_url: str, model: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, server: RedisServer, model: Path, **environment: str) -> None:
         self.folder = folder
-        self.redis_url = redis_url
+        self.redis = server
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.admin = {"X-Api-Key": "test-key"}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {
             **os.environ,
-            "RECSYS_REDIS__URL": redis_url,
+            "RECSYS_REDIS__URL": server.url,
             "RECSYS_API__PORT": str(self.port),
             "RECSYS_API__ADMIN_KEY": "test-key",
             "RECSYS_ENGINE__ENDPOINT": f"ipc://{folder}/e.sock",
@@ -166,6 +169,10 @@ class Service:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                 )
+
+    def pid(self, name: str) -> int:
+        """Process id of a running process."""
+        return self._processes[name].pid
 
     def kill(self, name: str) -> None:
         """kill -9."""
@@ -201,21 +208,58 @@ class Service:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, tiny_world: Path, tiny_model: Path) -> Iterator[Service]:
-    """API, engine and worker of the small world, shared by the run; its own Redis, catalogue loaded, no history."""
+def start_service(tiny_world: Path, tiny_model: Path) -> Callable[..., AbstractContextManager[Service]]:
+    """Starts API, engine and worker of the small world around a Redis of their own, catalogue loaded, no history."""
     from recsys.config import RedisSettings, Settings
     from recsys.data.dataset import Dataset
     from recsys.events.replay import publish_catalogue
 
-    folder = tmp_path_factory.mktemp("service")
-    server = RedisServer(folder)
-    server.start()
-    running = Service(folder, server.url, tiny_model)
-    running.start("worker", "engine", "api")
-    publish_catalogue(Dataset.load(tiny_world), Settings(redis=RedisSettings(url=server.url)))
-    try:
-        running.wait_ready()
+    @contextmanager
+    def start(folder: Path, **environment: str) -> Iterator[Service]:
+        server = RedisServer(folder)
+        server.start()
+        running = Service(folder, server, tiny_model, **environment)
+        try:
+            running.start("worker", "engine", "api")
+            publish_catalogue(Dataset.load(tiny_world), Settings(redis=RedisSettings(url=server.url)))
+            running.wait_ready()
+            yield running
+        finally:
+            running.stop()
+            server.kill()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, start_service: Callable[..., AbstractContextManager[Service]]
+) -> Iterator[Service]:
+    """One service shared by the run. Tests use users of their own."""
+    with start_service(tmp_path_factory.mktemp("service")) as running:
         yield running
-    finally:
-        running.stop()
-        server.kill()
+
+
+@pytest.fixture(scope="session", name="eventually")
+def _eventually() -> Callable[..., None]:
+    """Poll until a condition is true."""
+    return eventually
+
+
+@pytest.fixture(scope="session")
+def run_process() -> Callable[[list[str], dict[str, str]], tuple[int, str]]:
+    """Run a `recsys` subcommand to its end: (exit code, what it printed)."""
+
+    def run(arguments: list[str], environment: dict[str, str]) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "recsys.cli", *arguments],
+            env={**os.environ, **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    return run
