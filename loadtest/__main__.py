@@ -31,8 +31,9 @@ def main(argv: list[str]) -> None:
     except LoadTestError as error:
         parser.error(str(error))
     csv = ["--csv", parsed.csv] if parsed.csv else []
+    quiet = ["--loglevel", "WARNING"] if sys.stderr.isatty() else []  # log lines would break the progress bar
     sys.argv = ["locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", "--host", parsed.host]
-    sys.argv += [*csv, *as_arguments(options), *for_locust]
+    sys.argv += [*csv, *quiet, *as_arguments(options), *for_locust]
     run_locust()
 
 

@@ -29,4 +29,6 @@ def _state(run: OpenLoop) -> str:
     counts = run.summary.recommendations.values()
     ok, shed, errors = (sum(getattr(c, name) for c in counts) for name in ("ok", "shed", "errors"))
     name = "ending" if phase is None else f"{phase.name} {phase.rate_per_s:g}/s"
+    if phase is not None and phase.crowd_share:
+        name += f" on {run.audience.category}"
     return f"{name}  ok {ok}  shed {shed}  errors {errors}  in flight {run.outstanding}"
