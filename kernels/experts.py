@@ -86,7 +86,13 @@ def _unused_to_zero(gates_TK: Tensor, slot_TK: Tensor, total: int) -> Tensor:
 
 @torch.library.custom_op("moe::experts", mutates_args=())
 def experts(
-    x_TD: Tensor, expert_ids_TK: Tensor, gates_TK: Tensor, rank_TK: Tensor, rows: list[int], w_up_ED2H: Tensor, w_down_EHD: Tensor
+    x_TD: Tensor,
+    expert_ids_TK: Tensor,
+    gates_TK: Tensor,
+    rank_TK: Tensor,
+    rows: list[int],
+    w_up_ED2H: Tensor,
+    w_down_EHD: Tensor,
 ) -> Tensor:
     """Experts of every used slot, weighted and summed per token: (T, D)."""
     total, width = sum(rows), x_TD.shape[1]
@@ -94,7 +100,9 @@ def experts(
         return torch.zeros_like(x_TD)
     slot_TK = slot_rows(expert_ids_TK, rank_TK, rows)
     x_SD = _scratch.take("x", (total, width), x_TD)
-    torch.index_select(x_TD, 0, _token_of_row(slot_TK, total, 0)[:total], out=x_SD)  # rows of empty slots are never read back
+    torch.index_select(
+        x_TD, 0, _token_of_row(slot_TK, total, 0)[:total], out=x_SD
+    )  # rows of empty slots are never read back
     y_SD = _scratch.take("y", (total + 1, width), x_TD)
     y_SD[total] = 0
     expert_ffn(x_SD, rows, w_up_ED2H, w_down_EHD, y_SD[:total])
@@ -128,8 +136,12 @@ def experts_backward(
     token_S = token_S.clamp_max(tokens - 1)
     # Empty rows must be zero here: they enter the sums over rows that make the weights' gradients.
     x_SD = torch.index_select(x_TD, 0, token_S, out=_scratch.take("x", (total, width), x_TD)).masked_fill_(empty_S1, 0)
-    dy_SD = torch.index_select(dy_TD, 0, token_S, out=_scratch.take("y", (total, width), x_TD)).masked_fill_(empty_S1, 0)
-    gate_S1 = x_TD.new_zeros(total + 1).scatter_(0, slot_TK.reshape(-1), gates_TK.reshape(-1).to(x_TD.dtype))[:total, None]
+    dy_SD = torch.index_select(dy_TD, 0, token_S, out=_scratch.take("y", (total, width), x_TD)).masked_fill_(
+        empty_S1, 0
+    )
+    gate_S1 = x_TD.new_zeros(total + 1).scatter_(0, slot_TK.reshape(-1), gates_TK.reshape(-1).to(x_TD.dtype))[
+        :total, None
+    ]
     dgate_S = x_TD.new_zeros(total + 1)
     dx_SD = x_TD.new_zeros(total + 1, width)
     for e, span, count in _blocks(rows, 2 * hidden, x_TD.element_size()):

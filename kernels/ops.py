@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from kernels.experts import combine, expert_ffn, experts, slot_rows
-from kernels.selection import choose, kth_largest_of_columns, kth_largest_of_rows, normalised_gates, rank_slots
+from kernels.selection import choose, k_largest_of_columns, kth_largest_of_rows, normalised_gates, rank_slots
 
 __all__ = [
     "choose",
     "combine",
     "expert_ffn",
     "gate_scores",
-    "kth_largest_of_columns",
+    "k_largest_of_columns",
     "kth_largest_of_rows",
     "moe_experts",
     "normalised_gates",

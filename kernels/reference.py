@@ -29,9 +29,7 @@ def rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     return rank_TK, torch.tensor(load, dtype=torch.int64)
 
 
-def moe_experts(
-    x_TD: Tensor, expert_ids_TK: Tensor, gates_TK: Tensor, w_up_ED2H: Tensor, w_down_EHD: Tensor
-) -> Tensor:
+def moe_experts(x_TD: Tensor, expert_ids_TK: Tensor, gates_TK: Tensor, w_up_ED2H: Tensor, w_down_EHD: Tensor) -> Tensor:
     """Sum over the used slots of gate * SwiGLU expert; one token and slot after the other."""
     rows = []
     for token, experts in enumerate(expert_ids_TK.tolist()):

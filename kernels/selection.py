@@ -22,7 +22,12 @@ def _numpy_serves(tensor: Tensor) -> bool:
 
 
 def choose(
-    scores_TE: Tensor, k: int, *, bias_E: Tensor | None = None, prices_E: Tensor | None = None, allowed_E: Tensor | None = None
+    scores_TE: Tensor,
+    k: int,
+    *,
+    bias_E: Tensor | None = None,
+    prices_E: Tensor | None = None,
+    allowed_E: Tensor | None = None,
 ) -> Tensor:
     """The `k` best experts of each token by `score + bias - price`, best first, int64 (T, K).
 
@@ -102,17 +107,21 @@ def normalised_gates(scores_TE: Tensor, expert_ids_TK: Tensor) -> Tensor:
     return torch.where(total_T1 > 0, chosen_TK / torch.where(total_T1 > 0, total_T1, 1), equal_TK)
 
 
-def kth_largest_of_columns(keys_ET: Tensor, k: int) -> Tensor:
-    """The `k`-th largest value of each column; (T,), 1 <= k <= E."""
-    experts = keys_ET.shape[0]
-    if k > _MANY:
-        if _numpy_serves(keys_ET):
-            return torch.from_numpy(np.partition(keys_ET.numpy(), experts - k, axis=0)[experts - k])
-        return keys_ET.kthvalue(experts - k + 1, dim=0).values
-    return _tournament(keys_ET, k)
+def k_largest_of_columns(keys_ET: Tensor, k: int) -> list[Tensor]:
+    """The `k` largest values of each column, largest first: `k` tensors (T,). Beyond E values, -inf."""
+    experts, tokens = keys_ET.shape
+    if k > experts:
+        missing = [keys_ET.new_full((tokens,), -torch.inf)] * (k - experts)
+        return [*k_largest_of_columns(keys_ET, experts), *missing]
+    if k <= _MANY:
+        return _tournament(keys_ET, k)
+    if _numpy_serves(keys_ET):
+        keys = np.partition(keys_ET.numpy(), experts - k, axis=0)[experts - k :]
+        return list(torch.from_numpy(np.sort(keys, axis=0)[::-1].copy()))
+    return list(keys_ET.topk(k, dim=0).values)
 
 
-def _tournament(keys_ET: Tensor, k: int) -> Tensor:
+def _tournament(keys_ET: Tensor, k: int) -> list[Tensor]:
     """Halve the rows, keeping for each pair the sorted k largest, until one row is left. Only vector minima and maxima.
 
     The r-th largest of two sorted lists a, b is max(a_r, b_r, min(a_i, b_j) over i + j = r) with r, i, j from 1.
@@ -139,13 +148,15 @@ def _tournament(keys_ET: Tensor, k: int) -> Tensor:
             rest += [torch.full_like(rest[0], -torch.inf)] * (len(merged) - len(rest))
             merged = [torch.cat((m, r)) for m, r in zip(merged, rest, strict=True)]
         ranked = merged
-    return ranked[k - 1][0]
+    return [values_1T[0] for values_1T in ranked]
 
 
 def kth_largest_of_rows(keys_ET: Tensor, kth_E: list[int]) -> Tensor:
     """The `kth_E[e]`-th largest value of row `e`, counted from 1; (E,). 0 gives +inf, more than T gives -inf."""
     tokens = keys_ET.shape[1]
-    result_E = torch.tensor([torch.inf if kth <= 0 else -torch.inf for kth in kth_E], dtype=keys_ET.dtype).to(keys_ET.device)
+    result_E = torch.tensor([torch.inf if kth <= 0 else -torch.inf for kth in kth_E], dtype=keys_ET.dtype).to(
+        keys_ET.device
+    )
     inside = [e for e, kth in enumerate(kth_E) if 1 <= kth <= tokens]
     places = sorted({tokens - kth_E[e] for e in inside})
     if not places:

@@ -1,0 +1,92 @@
+"""The router a model is called with: a policy, its capacity, and what it remembers between micro-batches."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from router.capacity import uniform_capacity
+from router.policies import get
+from router.shapes import RouterState, RoutingPlan
+
+
+class Router:
+    """One policy for every MoE layer of a model, with a state per layer. Not thread-safe: one router per engine thread.
+
+    Attributes:
+        policy: the policy (`policy.name`, `policy.bounded`, `policy.complete`).
+        capacity_factor: slots per expert over the mean load; may be set at any time, counts from the next batch.
+        last_plans: plan of the last batch of each layer; None before the first.
+    """
+
+    def __init__(self, policy: str, *, capacity_factor: float, layers: int, experts: int) -> None:
+        """Raises ValueError: unknown policy, or a number outside its bound."""
+        if layers < 1:
+            raise ValueError(f"layers must be >= 1, not {layers}")
+        if experts < 1:
+            raise ValueError(f"experts must be >= 1, not {experts}")
+        self.policy = get(policy)
+        self.capacity_factor = capacity_factor
+        self.experts = experts
+        self.last_plans: list[RoutingPlan | None] = [None] * layers
+        self._states = [RouterState.initial(experts) for _ in range(layers)]
+        self._health_E = torch.ones(experts, dtype=torch.float64)
+
+    @staticmethod
+    def unconstrained(layers: int, experts: int) -> Router:
+        """Plain top-k without limits: training, evaluation, and the base for comparison."""
+        return Router("topk", capacity_factor=1.0, layers=layers, experts=experts)
+
+    @property
+    def capacity_factor(self) -> float:
+        return self._capacity_factor
+
+    @capacity_factor.setter
+    def capacity_factor(self, value: float) -> None:
+        if not 0 < value < float("inf"):
+            raise ValueError(f"capacity_factor must be > 0 and finite, not {value}")
+        self._capacity_factor = float(value)
+
+    def set_health(self, health_E: Tensor) -> None:
+        """Share of its capacity that each expert has left: 1 well, 0 dead.
+
+        Raises:
+            ValueError: wrong shape, or a value outside [0, 1].
+        """
+        if health_E.shape != (self.experts,):
+            raise ValueError(f"health must have shape ({self.experts},), not {tuple(health_E.shape)}")
+        if not bool(((health_E >= 0) & (health_E <= 1)).all()):
+            raise ValueError("health must be in [0, 1] for every expert")
+        self._health_E = health_E.detach().to("cpu", torch.float64)
+
+    def capacity(self, tokens: int, k: int) -> Tensor:
+        """Slots per expert for a batch of that many tokens, int64 (E,)."""
+        most = uniform_capacity(tokens, k, self.experts, self.capacity_factor)
+        return (self._health_E * most - 1e-9).ceil().to(torch.int64)
+
+    def static_capacity(self, tokens: int, k: int) -> int | None:
+        """Rows per expert to lay out for a batch of that many tokens; None = the policy has no bound, run dropless."""
+        return int(self.capacity(tokens, k).max()) if self.policy.bounded else None
+
+    def route(self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor) -> RoutingPlan:
+        """Choose experts for one batch of one layer.
+
+        Args:
+            layer: which MoE layer, 0..layers-1.
+            scores_TE: gate scores, finite and >= 0; gates of the plan are differentiable in them.
+            k: experts per token.
+            bias_E: bias learnt in training, for choosing only.
+
+        Raises:
+            ValueError: naming the argument and its bound.
+        """
+        if not 0 <= layer < len(self._states):
+            raise ValueError(f"layer must be in 0..{len(self._states) - 1}, not {layer}")
+        if scores_TE.dim() != 2 or scores_TE.shape[1] != self.experts:
+            raise ValueError(f"scores must be (tokens, {self.experts}), not {tuple(scores_TE.shape)}")
+        before, device = self._states[layer], scores_TE.device
+        state = RouterState(prices_E=before.prices_E.to(device), bias_E=bias_E.detach(), step=before.step)
+        capacity_E = self.capacity(scores_TE.shape[0], k).to(device)
+        plan, self._states[layer] = self.policy.route(scores_TE, capacity_E, k, state)
+        self.last_plans[layer] = plan
+        return plan
