@@ -143,15 +143,7 @@ def read_csv(path: Path, *, separator: str = ",", encoding: str = "utf-8", drop_
         DataFileError: missing, empty, wrong encoding, duplicate column, or a line with another number of fields.
     """
     raw = _read_text(path, encoding)
-    header = next(csv.reader(io.StringIO(raw[:65_536].decode("utf-8", "replace")), delimiter=separator), [])
-    names = [name.strip() for name in header]
-    if not names:
-        raise DataFileError(path, "expected a header with the names of the columns, found a blank line", line=1)
-    for name in names:
-        if names.count(name) > 1:
-            raise DataFileError(path, f"the header names this column {names.count(name)} times", line=1, column=name)
-        if not name:
-            raise DataFileError(path, "the header has a column without a name", line=1)
+    names, first_line = _header(path, raw, separator)
     surplus = 0
     try:
         frame = pl.read_csv(raw, separator=separator, infer_schema=False, new_columns=names)
@@ -164,7 +156,9 @@ def read_csv(path: Path, *, separator: str = ",", encoding: str = "utf-8", drop_
     if frame[names[-1]].null_count():
         _check_lines(path, raw, separator, len(names), drop_surplus=drop_surplus)
     breaks = frame.select(pl.sum_horizontal(pl.all().str.count_matches("\n").fill_null(0)).cum_sum().shift(1))
-    starts = breaks.to_series().fill_null(0).cast(pl.Int64) + pl.int_range(2, frame.height + 2, eager=True)
+    starts = breaks.to_series().fill_null(0).cast(pl.Int64) + pl.int_range(
+        first_line, frame.height + first_line, eager=True
+    )
     lined = frame.with_columns(starts.alias("\0line")).filter(~pl.all_horizontal(pl.col(names).is_null()))
     if not lined.height:
         raise DataFileError(path, "expected at least one row below the header, found none")
@@ -219,6 +213,23 @@ def _read_text(path: Path, encoding: str) -> bytes:
     if not raw.strip():
         raise DataFileError(path, "the file is empty")
     return raw
+
+
+def _header(path: Path, raw: bytes, separator: str) -> tuple[list[str], int]:
+    """Names of the columns, and the number of the line below them."""
+    reader = csv.reader(io.StringIO(raw[:65_536].decode("utf-8", "replace"), newline=""), delimiter=separator)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+    except csv.Error as error:
+        raise DataFileError(path, f"expected a header with the names of the columns ({error})", line=1) from None
+    if not names:
+        raise DataFileError(path, "expected a header with the names of the columns, found a blank line", line=1)
+    for name in names:
+        if names.count(name) > 1:
+            raise DataFileError(path, f"the header names this column {names.count(name)} times", line=1, column=name)
+        if not name:
+            raise DataFileError(path, "the header has a column without a name", line=1)
+    return names, reader.line_num + 1
 
 
 def _check_lines(path: Path, raw: bytes, separator: str, fields: int, *, drop_surplus: bool) -> int:

@@ -2,8 +2,11 @@
 
 Three ways to the next item: follow on from the last one (its successors), stay with its topic, or go by taste (draw a
 category from the taste, times flash crowds, then items of it by popularity). Among the few items that come up, the
-user takes one by latent affinity. Nobody meets an item twice. All users take their n-th step at once, so the cost is
-that of the longest history times a few array operations. Letters: A active users, M items that come up, C categories.
+user takes one by latent affinity. Nobody meets an item twice.
+
+All users take their n-th step at once, so the cost is that of the longest history times a few array operations. Every
+step draws the same amount of chance whatever happens, so that a world with a flash crowd equals the one without until
+the crowd begins. Letters: A active users, M items that come up, C categories, U users of a block, I items.
 """
 
 from __future__ import annotations
@@ -95,21 +98,24 @@ def _simulate_block(
         score_AM[seen_UI[active[:, None], shown_AM]] = -np.inf
         best_A = score_AM.argmax(axis=1)
         at_A = np.arange(len(active))
+        chosen_A = shown_AM[at_A, best_A]
+        share_A = taste_AC[at_A, catalogue.main_category_I[chosen_A]] * taste_AC.shape[1]
+        kind_A = _kinds(share_A, affinity_AM[at_A, best_A], rng)
         found = np.isfinite(score_AM[at_A, best_A])
-        active, rows, at_A, best_A = active[found], rows[found], at_A[found], best_A[found]
-        chosen = shown_AM[at_A, best_A]
-        item[rows] = chosen
-        kind[rows] = _kinds(taste_AC[at_A, catalogue.main_category_I[chosen]], affinity_AM[at_A, best_A], taste_AC, rng)
+        active, rows, chosen = active[found], rows[found], chosen_A[found]
+        item[rows], kind[rows] = chosen, kind_A[found]
         seen_UI[active, chosen] = True
         last_U[active] = chosen
         advance(len(found))
 
 
 def _crowded(taste_AC: FloatArray, ts: IntArray, crowds: Sequence[tuple[int, FlashCrowd]]) -> FloatArray:
+    """Tastes with the crowds' categories multiplied; in a crowd everybody has at least an average interest."""
     wanted_AC = taste_AC.copy()
+    average = 1.0 / taste_AC.shape[1]
     for category, crowd in crowds:
         inside = (ts >= crowd.start_ms) & (ts < crowd.end_ms)
-        wanted_AC[inside, category] *= crowd.factor
+        wanted_AC[inside, category] = crowd.factor * np.maximum(wanted_AC[inside, category], average)
     return wanted_AC
 
 
@@ -128,7 +134,7 @@ def _come_up(
     stay_A = follow_A + np.where(fresh_A, _STAY_FIRST, _STAY)
     has_last = last_A >= 0
     near = has_last & (chance_A < stay_A)
-    shown_AM[near] = catalogue.by_topic.draw(catalogue.topic_I[last_A[near]], _SHOWN, rng)
+    shown_AM[near] = catalogue.by_topic.draw(catalogue.topic_I[last_A], _SHOWN, rng)[near]
     follow = has_last & (chance_A < follow_A)
     shown_AM[follow, :SUCCESSORS] = catalogue.successors_IF[last_A[follow]]
     log_weight_AM[follow, :SUCCESSORS] = -np.log(np.arange(1, SUCCESSORS + 1))
@@ -136,11 +142,15 @@ def _come_up(
     return shown_AM, log_weight_AM
 
 
-def _kinds(
-    taste_A: FloatArray, affinity_A: FloatArray, taste_AC: FloatArray, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    """The better a user likes an item, by taste for its category and by latent affinity, the stronger the reaction."""
-    liking_A = 0.8 * affinity_A + 0.4 * np.log(taste_A * taste_AC.shape[1] + 0.1)
+def _kinds(share_A: FloatArray, affinity_A: FloatArray, rng: np.random.Generator) -> NDArray[np.int64]:
+    """The better users like their items, the stronger their reactions.
+
+    Args:
+        share_A: taste for the item's category, 1 = average.
+        affinity_A: latent affinity to the item.
+        rng: source of chance.
+    """
+    liking_A = 0.8 * affinity_A + 0.4 * np.log(share_A + 0.1)
     weights = np.array([_KIND_WEIGHTS[kind] for kind in KINDS])
     logits = weights[:, 0] + liking_A[:, None] * weights[:, 1]
     kinds: NDArray[np.int64] = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)

@@ -14,7 +14,9 @@ _DAY_MS = 24 * _HOUR_MS
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlashCrowd:
-    """A category's popularity is multiplied by `factor` in `start_ms <= t < end_ms` (Unix ms).
+    """A category's pull is multiplied by `factor` in `start_ms <= t < end_ms` (Unix ms).
+
+    It takes everybody along: a user who does not care for the category counts as one with an average interest.
 
     Raises:
         InputError: an empty window or a factor below 1.

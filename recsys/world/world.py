@@ -115,7 +115,7 @@ class World:
         An item's main category comes first; its `weight` is its popularity and sums to about 1 over the items. `taste`
         is the user's at `now_ms`, as shares that sum to about 1; a category that is left out has none. `activity` is
         relative to the mean user. To act as a user: draw a category from the taste, then an item of it by weight; in
-        a flash crowd multiply the crowd's category in the taste first.
+        a flash crowd multiply the crowd's category in the taste first (at least an average share).
 
         Args:
             path: file to write.
