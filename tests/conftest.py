@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,86 @@ def run_process() -> Callable[[list[str], dict[str, str]], tuple[int, str]]:
         return done.returncode, done.stdout + done.stderr
 
     return run
+
+
+class EventStream:
+    """A Redis with settings for it, and state workers in threads."""
+
+    def __init__(self, url: str, *, events: dict[str, Any] | None = None, state: dict[str, Any] | None = None) -> None:
+        from recsys.config import EventSettings, RedisSettings, Settings, StateSettings
+        from recsys.state.keys import Keys
+
+        self.settings = Settings(
+            redis=RedisSettings(url=url),
+            events=EventSettings(**{"block_ms": 50, "claim_every_ms": 20, "trim_every_ms": 20, **(events or {})}),
+            state=StateSettings(**(state or {})),
+        )
+        self.redis = redis.Redis.from_url(url, decode_responses=True, encoding_errors="backslashreplace")
+        self.keys = Keys(self.settings.redis.prefix)
+        self.eventually = eventually
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start_worker(self) -> None:
+        from recsys.events.worker import run_worker
+
+        self._threads.append(threading.Thread(target=run_worker, args=(self.settings, self._stop)))
+        self._threads[-1].start()
+
+    def add(self, **fields: object) -> str:
+        """XADD by hand; returns the entry's id."""
+        return str(self.redis.xadd(self.keys.events, {name: str(value) for name, value in fields.items()}))
+
+    def interact(self, user_id: str, item_id: str, kind: str = "view", **fields: object) -> str:
+        return self.add(type="interaction", user_id=user_id, item_id=item_id, kind=kind, **fields)
+
+    def settle(self) -> None:
+        """Wait until everything in the stream is acknowledged."""
+        from recsys.events.backlog import read_backlog
+
+        group = self.settings.events.group
+        eventually(lambda: read_backlog(self.redis, self.keys, group) == 0, what="all events applied")
+
+    def read(self, reading: Callable[[Any], Coroutine[Any, Any, Any]]) -> Any:
+        """Run `reading(client)` with a client as the API has it."""
+        from recsys.state.client import async_client
+
+        async def run() -> Any:
+            client = async_client(self.settings.redis)
+            try:
+                return await reading(client)
+            finally:
+                await client.aclose()
+
+        return asyncio.run(run())
+
+    def stats(self) -> dict[str, int]:
+        return {name: int(n) for name, n in self.redis.hgetall(self.keys.stats).items()}
+
+    def close(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self.redis.close()
+
+
+@pytest.fixture
+def make_stream(redis_url: str) -> Iterator[Callable[..., EventStream]]:
+    """Makes event streams without a worker: `make_stream(events={...}, state={...})`."""
+    made: list[EventStream] = []
+
+    def make(**settings: Any) -> EventStream:
+        made.append(EventStream(redis_url, **settings))
+        return made[-1]
+
+    yield make
+    for stream in made:
+        stream.close()
+
+
+@pytest.fixture
+def stream(make_stream: Callable[..., EventStream]) -> EventStream:
+    """An event stream with one worker."""
+    running = make_stream()
+    running.start_worker()
+    return running

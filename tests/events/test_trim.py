@@ -1,0 +1,75 @@
+"""Trimming keeps a tail, and never cuts what any group has not acknowledged."""
+
+from collections.abc import Callable
+from typing import Any
+
+from recsys.events.trim import Trimmer
+from recsys.state.client import writer
+
+
+def fill(stream: Any, n: int) -> list[str]:
+    pipe = stream.redis.pipeline(transaction=False)
+    for i in range(n):
+        pipe.xadd(stream.keys.events, {"type": "interaction", "user_id": f"u{i % 50}", "item_id": "i", "kind": "view"})
+    return [str(entry_id) for entry_id in pipe.execute()]
+
+
+def first_id(stream: Any) -> str:
+    return str(stream.redis.xinfo_stream(stream.keys.events)["first-entry"][0])
+
+
+def test_applied_entries_are_cut_and_a_tail_is_kept(make_stream: Callable[..., Any]) -> None:
+    stream = make_stream(events={"retain_entries": 1_000})
+    stream.start_worker()
+    for _ in range(30):
+        fill(stream, 200)
+        stream.settle()
+        assert stream.redis.xlen(stream.keys.events) >= 200
+    length = stream.redis.xlen(stream.keys.events)
+    assert 1_000 <= length < 6_000, "something was cut, and not too much"
+    fill(stream, 100)
+    stream.eventually(lambda: stream.redis.xlen(stream.keys.events) <= 2_000, what="the tail is bounded")
+    assert stream.redis.xlen(stream.keys.events) >= 1_000
+
+
+def test_a_second_group_that_does_not_read_stops_the_cut(make_stream: Callable[..., Any]) -> None:
+    stream = make_stream(events={"retain_entries": 100})
+    stream.redis.xgroup_create(stream.keys.events, "training", id="0", mkstream=True)
+    stream.start_worker()
+    written = fill(stream, 500)
+    stream.settle()
+    # The second group reads 250 entries and acknowledges all but one in the middle.
+    [(_, entries)] = stream.redis.xreadgroup("training", "t", {stream.keys.events: ">"}, count=250)
+    stream.redis.xack(stream.keys.events, "training", *[i for i, _ in entries if i != written[120]])
+    for _ in range(20):
+        fill(stream, 100)
+        stream.settle()
+    stream.eventually(lambda: first_id(stream) > written[0], what="what both groups acknowledged goes")
+    assert stream.redis.xrange(stream.keys.events, written[120], written[120]), "still pending in the second group"
+    assert len(stream.redis.xrange(stream.keys.events, written[250], "+")) == 250 + 20 * 100, "not yet read by it"
+    stream.redis.xack(stream.keys.events, "training", written[120])
+    stream.redis.xgroup_setid(stream.keys.events, "training", "$")
+    stream.eventually(lambda: stream.redis.xlen(stream.keys.events) < 1_000 or not fill(stream, 10), what="cut again")
+
+
+def test_a_group_that_appears_between_mark_and_cut_loses_nothing(make_stream: Callable[..., Any]) -> None:
+    stream = make_stream(events={"retain_entries": 100})
+    trimmer = Trimmer(writer(stream.settings.redis), stream.keys, retain=100)
+    group = stream.settings.events.group
+    stream.redis.xgroup_create(stream.keys.events, group, id="0", mkstream=True)
+    acknowledged = 0
+    for _ in range(5):
+        fill(stream, 300)
+        [(_, entries)] = stream.redis.xreadgroup(group, "c", {stream.keys.events: ">"}, count=300)
+        stream.redis.xack(stream.keys.events, group, *[i for i, _ in entries])
+        acknowledged += 300
+        stream.redis.hset(stream.keys.stats, "acknowledged", acknowledged)
+        if acknowledged == 600:
+            trimmer.trim()
+            oldest = first_id(stream)
+            stream.redis.xgroup_create(stream.keys.events, "newcomer", id="0")
+        elif acknowledged != 600:
+            trimmer.trim()
+    assert first_id(stream) == oldest, "the newcomer has read nothing, so nothing more may go"
+    stream.redis.xgroup_destroy(stream.keys.events, "newcomer")
+    assert trimmer.trim() > 0
