@@ -104,9 +104,12 @@ def read_lines(path: Path, columns: Sequence[str], *, separator: str, encoding: 
         DataFileError: missing, empty, wrong encoding, or a line with another number of fields.
     """
     raw = _read_text(path, encoding)
-    frame = pl.read_csv(
-        raw, has_header=False, separator=_ONE_COLUMN, quote_char=None, infer_schema=False, new_columns=["text"]
-    )
+    try:
+        frame = pl.read_csv(
+            raw, has_header=False, separator=_ONE_COLUMN, quote_char=None, infer_schema=False, new_columns=["text"]
+        )
+    except pl.exceptions.PolarsError as error:
+        raise DataFileError(path, f"expected lines of text: {str(error).splitlines()[0]}") from None
     frame = frame.with_row_index("line", offset=1).filter(pl.col("text").str.strip_chars() != "")
     if frame.height and frame["text"][0] == separator.join(columns):
         frame = frame[1:]

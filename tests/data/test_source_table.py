@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.columns import read_table
@@ -35,6 +35,7 @@ def refused_or_read(content: bytes, separator: str) -> SourceTable | None:
             return None
 
 
+@settings(deadline=None)
 @given(contents, st.sampled_from([",", "\t", "::", "|"]))
 def test_any_bytes_are_read_or_refused(content: bytes, separator: str) -> None:
     table = refused_or_read(content, separator)
@@ -47,6 +48,7 @@ def test_any_bytes_are_read_or_refused(content: bytes, separator: str) -> None:
         assert set(table.frame.dtypes) == {pl.String}
 
 
+@settings(deadline=None)
 @given(near_tables)
 def test_any_mapped_table_is_read_or_refused(text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -59,6 +61,7 @@ def test_any_mapped_table_is_read_or_refused(text: str) -> None:
         dataset.save(Path(folder) / "out")  # whatever is read is a valid data set
 
 
+@settings(deadline=None)
 @given(near_tables, st.sampled_from(["u.data", "u.item", "u.user", "u.genre"]))
 def test_any_damage_to_a_movielens_file_is_read_or_refused(text: str, name: str) -> None:
     files = {
@@ -77,6 +80,7 @@ def test_any_damage_to_a_movielens_file_is_read_or_refused(text: str, name: str)
         dataset.save(Path(folder) / "out")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80))
 def test_any_bytes_are_no_parquet(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -50,6 +50,7 @@ def test_time_cut_at_a_time() -> None:
     assert items_of(split.test) == ["2", "3"]
 
 
+@settings(deadline=None)
 @given(tables, st.floats(0.01, 0.99))
 def test_time_cut_leaks_no_future(table: pl.DataFrame, share: float) -> None:
     try:
@@ -123,6 +124,7 @@ def test_validation_needs_three_events_and_a_seed_fixes_the_sample() -> None:
         leave_one_out(table, validation_users=-1)
 
 
+@settings(deadline=None)
 @given(tables, st.integers(0, 5), st.integers(0, 3))
 def test_left_out_events_are_the_last_of_their_user(table: pl.DataFrame, validation_users: int, seed: int) -> None:
     counts = dict(table.group_by("user_id").len().iter_rows())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.data.source_table import SourceTable
@@ -106,6 +106,7 @@ def test_a_duration_is_no_time() -> None:
         to_unix_ms(table(pl.Series([1], dtype=pl.Duration("ms"))), "when")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(TS_MIN_MS, 4 * 10**12), min_size=1, max_size=20), st.sampled_from(["s", "ms", "us", "iso"]))
 def test_every_notation_tells_the_same_time(times_ms: list[int], notation: str) -> None:
     whole = [t // 1000 * 1000 for t in times_ms]
