@@ -1,0 +1,17 @@
+"""The load test reads what the world writes, though neither imports the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loadtest.tastes import load_tastes
+from recsys.world import World, WorldConfig
+
+
+def test_the_load_test_reads_the_exported_tastes(tmp_path: Path) -> None:
+    world = World(WorldConfig(users=30, items=40, categories=5))
+    world.export_tastes(tmp_path / "tastes.json", now_ms=1_790_000_000_000)
+    tastes = load_tastes(tmp_path / "tastes.json")
+    assert tastes.categories == world.config.category_names
+    assert [user.id for user in tastes.users] == world.users["user_id"].to_list()
+    assert set(tastes.weight_by_category) == set(tastes.categories), "every category has items to ask for"
