@@ -17,6 +17,7 @@ from recsys.api.routes import events, experts, health, items, models, popular, r
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
 from recsys.state.client import async_client
+from recsys.state.items import ItemReader
 from recsys.state.keys import Keys
 from recsys.state.popular import PopularItems
 from recsys.state.telemetry import TelemetryReader
@@ -47,7 +48,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         item_cache = ItemCache(redis, keys)
         popular = PopularItems(redis, keys, config.state)
         fallback = Fallback(
-            popular, item_cache, longest=config.state.popular_max, refresh_s=config.state.popular_refresh_s
+            popular,
+            ItemReader(redis, keys),
+            item_cache,
+            longest=config.state.popular_max,
+            refresh_s=config.state.popular_refresh_s,
         )
         await engine.start()
         impressions.start()

@@ -11,17 +11,23 @@ from redis.exceptions import RedisError
 
 from recsys.api.item_cache import ItemCache
 from recsys.api.schemas import FiltersBody, RecommendedItem
-from recsys.state.items import CatalogueItem
+from recsys.state.items import CatalogueItem, ItemReader
 from recsys.state.popular import PopularItems
 
 log = structlog.get_logger(__name__)
 
 
 class Fallback:
-    """Popular items, refreshed in the background, so that a fallback answer asks nobody. `start`, then `close`."""
+    """Popular items, then recent ones, refreshed in the background, so that a fallback answer asks nobody.
 
-    def __init__(self, popular: PopularItems, items: ItemCache, *, longest: int, refresh_s: float) -> None:
+    `start`, then `close`.
+    """
+
+    def __init__(
+        self, popular: PopularItems, reader: ItemReader, items: ItemCache, *, longest: int, refresh_s: float
+    ) -> None:
         self._popular = popular
+        self._reader = reader
         self._items = items
         self._longest = longest
         self._refresh_s = refresh_s
@@ -63,8 +69,11 @@ class Fallback:
         return chosen
 
     async def refresh(self) -> None:
-        """Read the popular items now."""
+        """Read them now."""
         scores = await self._popular.top("24h", self._longest)
+        if len(scores) < self._longest:
+            popular = {item_id for item_id, _ in scores}
+            scores += [(item_id, 0.0) for item_id in await self._reader.recent(self._longest) if item_id not in popular]
         self._known = await self._items.get([item_id for item_id, _ in scores])
         self._scores = scores
 

@@ -48,12 +48,12 @@ class ServiceTime:
     def __init__(self, forget: float = 0.05) -> None:
         self._forget = forget
         self._n = self._t = self._nn = self._nt = 0.0
-        self._seen = False
+        self._seen = 0
 
     def observe(self, requests: int, seconds: float) -> None:
         """One finished step."""
-        w = self._forget if self._seen else 1.0
-        self._seen = True
+        self._seen += 1
+        w = max(self._forget, 1 / self._seen)  # a plain mean until there is enough to forget
         self._n += w * (requests - self._n)
         self._t += w * (seconds - self._t)
         self._nn += w * (requests * requests - self._nn)

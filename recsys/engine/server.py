@@ -28,6 +28,7 @@ from recsys.engine.control import Control, Wanted
 from recsys.engine.pressure import Ladder, ServiceTime
 from recsys.engine.runner import Runner
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
+from recsys.errors import InputError, UnavailableError
 from recsys.model.recommender import Recommender
 from recsys.state.items import CatalogueChange, CatalogueItem
 from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode, encode_snapshot
@@ -65,7 +66,10 @@ class Engine:
         )
         self._routers: dict[str, Router] = {}
         self._wanted = Wanted(settings.router.policy, settings.router.capacity_factor)
-        self._router(self._wanted.policy)  # a wrong policy in the settings must fail now, not in the first batch
+        try:
+            self._router(self._wanted.policy)
+        except ValueError as error:  # now, not in the first batch
+            raise InputError(f"RECSYS_ROUTER__POLICY: {error}", field="RECSYS_ROUTER__POLICY") from None
         self._catalogue: Catalogue | None = None
         self._pressure = 0.0
         self._stop = threading.Event()
@@ -145,14 +149,15 @@ class Engine:
         self._metrics.catalogue.set(int(catalogue.live_I.sum()))
 
     def _warm_up(self, catalogue: Catalogue) -> None:
-        """Touch every shape once, so that the first caller does not pay for allocations and lazy set-up."""
+        """Run the smallest and the largest batch, so that the first caller pays for nothing and step times are known."""
         seen = tuple(catalogue.item_ids[1 : self._model.config.history + 1])
         for requests in (1, self._settings.engine.batch_max):
             batch = [RankRequest(id="", time_left_ms=0, k=10, history=seen, exclude_seen=False)] * requests
-            for _ in range(3):
+            for repeat in range(4):
                 began = time.perf_counter()
                 self._runner.run(batch, catalogue, self._router(self._wanted.policy), step="calm")
-                self._service.observe(requests, time.perf_counter() - began)
+                if repeat:  # the first pays for allocations and lazy set-up
+                    self._service.observe(requests, time.perf_counter() - began)
         gc.collect()
         gc.freeze()  # the model and its tables never become garbage: keep the collector off them
 
@@ -161,7 +166,11 @@ class Engine:
     def _io_loop(self, outgoing: zmq.Socket[bytes], compute: threading.Thread) -> None:
         router = self._zmq.socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 200)
-        router.bind(self._settings.engine.endpoint)
+        endpoint = self._settings.engine.endpoint
+        try:
+            router.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise UnavailableError(f"RECSYS_ENGINE__ENDPOINT: cannot listen on {endpoint}: {error}") from None
         poller = zmq.Poller()
         poller.register(router, zmq.POLLIN)
         poller.register(outgoing, zmq.POLLIN)
@@ -209,7 +218,7 @@ class Engine:
         if left_s <= 0:
             self._telemetry.left("expired")
             return peer, RankReply(id=message.id, status="expired", error="no time left on arrival")
-        if wait_s > left_s:
+        if len(self._queue) and wait_s > left_s:  # an idle engine always tries, or a bad estimate would stay for ever
             return peer, self._refusal(message, f"expected wait {wait_s * 1e3:.0f} ms", wait_s)
         refused = self._queue.offer(ticket)
         if refused is None:

@@ -80,6 +80,11 @@ class ItemReader:
             raise NotFoundError(f"item_id: no item {item_id!r}", field="item_id")
         return _decode(raw), int(count or 0)
 
+    async def recent(self, most: int) -> list[str]:
+        """Items that were put or changed last, newest first; deleted ones may be among them."""
+        entries: Any = await self._client.xrevrange(self._keys.item_changes, count=most)
+        return list(dict.fromkeys(fields["item_id"] for _, fields in entries))
+
     async def size(self) -> int:
         """Items in the catalogue."""
         return int(await self._client.hlen(self._keys.items))
