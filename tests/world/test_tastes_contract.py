@@ -14,4 +14,6 @@ def test_the_load_test_reads_the_exported_tastes(tmp_path: Path) -> None:
     tastes = load_tastes(tmp_path / "tastes.json")
     assert tastes.categories == world.config.category_names
     assert [user.id for user in tastes.users] == world.users["user_id"].to_list()
-    assert set(tastes.weight_by_category) == set(tastes.categories), "every category has items to ask for"
+    assert [item.id for item in tastes.items] == world.items["item_id"].to_list()
+    offered = {name for item in tastes.items if item.weight > 0 for name in item.categories}
+    assert offered == set(tastes.categories), "every category has items to ask for"
