@@ -14,11 +14,11 @@ from pathlib import Path
 import redis
 from rich.console import Console
 
+from recsys.config import RedisSettings, Settings
 from recsys.errors import UnavailableError
+from recsys.stack.bootstrap import ensure_model, ensure_world, fill
 from recsys.stack.processes import Processes, python
 from recsys.stack.redis_server import find_binary, free_port, server_command
-
-HISTORY_EVENTS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +45,15 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     with Processes(folder / "logs") as processes:
         processes.stop_on_signals()
         url = _start_redis(processes, folder, console)
-        _ensure_world(folder / "world", console)
-        _ensure_model(folder / "model", folder / "world", console)
+        ensure_world(folder / "world", console)
+        ensure_model(folder / "model", folder / "world", console)
         api_port = free_port(options.port)
         env = _environment(options, folder, url, api_port)
         base = f"http://127.0.0.1:{api_port}"
         processes.start("worker", python("-m", "recsys.cli", "serve", "worker"), env=env)
         processes.start("engine", python("-m", "recsys.cli", "serve", "engine"), env=env)
         processes.start("api", python("-m", "recsys.cli", "serve", "api"), env=env)
-        _fill(folder / "world", env, console)
+        fill(folder / "world", Settings(redis=RedisSettings(url=url)), console)
         _await(processes, "api", lambda: _ready(base), "the service to be ready", console)
         _print_addresses(base, began, console)
         if options.board:
@@ -82,26 +82,6 @@ def _start_redis(processes: Processes, folder: Path, console: Console) -> str:
     return url
 
 
-def _ensure_world(world: Path, console: Console) -> None:
-    if (world / "dataset.json").exists():
-        return
-    from recsys.data.commands import make_world
-
-    with console.status("Making the world: items, users, two months of what they did"):
-        make_world(world, users=2_000, items=1_200, days=60, seed=7, now_ms=int(time.time() * 1e3))
-    console.print(f"World: made in {_short(world)}")
-
-
-def _ensure_model(model: Path, world: Path, console: Console) -> None:
-    if (model / "config.json").exists():
-        return
-    from recsys.training.config import preset
-    from recsys.training.train import train
-
-    console.print("Model: training on the world (about a minute, once)")
-    train(world, model, preset("demo"))
-
-
 def _environment(options: DemoOptions, folder: Path, url: str, api_port: int) -> dict[str, str]:
     return {
         "RECSYS_REDIS__URL": url,
@@ -111,18 +91,6 @@ def _environment(options: DemoOptions, folder: Path, url: str, api_port: int) ->
         "RECSYS_ENGINE__MODEL_DIR": str(folder / "model"),
         "OMP_WAIT_POLICY": "PASSIVE",
     }
-
-
-def _fill(world: Path, env: dict[str, str], console: Console) -> None:
-    """Catalogue and recent history through the public stream. Event ids are fixed: a second start changes nothing."""
-    from recsys.config import RedisSettings, Settings
-    from recsys.data.dataset import Dataset
-    from recsys.events.replay import publish_catalogue, replay
-
-    settings = Settings(redis=RedisSettings(url=env["RECSYS_REDIS__URL"]))
-    dataset = Dataset.load(world)
-    publish_catalogue(dataset, settings, console=console)
-    replay(dataset, settings, last=HISTORY_EVENTS, console=console)
 
 
 def _traffic_command(folder: Path, base: str, rate_per_s: float) -> list[str]:

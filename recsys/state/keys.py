@@ -20,6 +20,7 @@
 | {p}pop:d:{day} | zset | the same by day | 8 days, 100,000 |
 | {p}pop:all | zset | the same for all time | 100,000 |
 | {p}router | hash | desired policy and bounds, set by PUT /v1/router | fixed |
+| {p}bootstrapped | string | Unix ms when a first start put a data set's history in | fixed |
 | {p}telemetry | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot | snapshots_max |
 """
 
@@ -73,6 +74,10 @@ class Keys:
     @property
     def router(self) -> str:
         return f"{self.prefix}router"
+
+    @property
+    def bootstrapped(self) -> str:
+        return f"{self.prefix}bootstrapped"
 
     @property
     def telemetry(self) -> str:

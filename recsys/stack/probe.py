@@ -1,0 +1,81 @@
+"""`python -m recsys.stack.probe api|engine|worker`: exit code 0 if that process of this machine does its work.
+
+For health checks of containers. The engine is asked over its own socket and must be ready; the worker must have read
+from the stream a moment ago, which needs Redis too; the API must answer, with or without an engine behind it.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable
+
+from recsys.config import Settings
+
+TIMEOUT_S = 3.0
+READS_MISSED = 10  # blocking reads of the stream that a worker in good health may miss, while it applies a batch
+
+
+def probe_api(settings: Settings) -> str:
+    """What is wrong with the API on this machine; empty if nothing."""
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # whatever proxy the environment names
+    with direct.open(f"http://127.0.0.1:{settings.api.port}/healthz", timeout=TIMEOUT_S) as answer:
+        return "" if answer.status == 200 else f"/healthz says {answer.status}"
+
+
+def probe_engine(settings: Settings) -> str:
+    """What is wrong with the engine at the endpoint; empty if it is ready to rank."""
+    import zmq
+
+    from recsys.wire import Ping, Pong, decode_from_engine, encode
+
+    endpoint = settings.engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//*:", "//127.0.0.1:")
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        asking = context.socket(zmq.DEALER)
+        asking.connect(endpoint)
+        asking.send(encode(Ping(0)))
+        if not asking.poll(int(TIMEOUT_S * 1e3)):
+            return f"{endpoint}: no answer within {TIMEOUT_S:g} s"
+        answer = decode_from_engine(asking.recv())
+        return "" if isinstance(answer, Pong) and answer.ready else f"{endpoint}: not ready, it waits for a catalogue"
+    finally:
+        context.destroy(linger=0)
+
+
+def probe_worker(settings: Settings) -> str:
+    """What is wrong with the worker of this host; empty if it reads from the stream."""
+    from recsys.state.client import writer
+    from recsys.state.keys import Keys
+
+    events = settings.events
+    idle_max_ms = events.block_ms * READS_MISSED
+    with writer(settings.redis) as client:
+        consumers = client.xinfo_consumers(Keys(settings.redis.prefix).events, events.group)
+    mine = f"{socket.gethostname()}-".encode()
+    idle_ms = [int(consumer["idle"]) for consumer in consumers if consumer["name"].startswith(mine)]
+    if not idle_ms:
+        return f"no consumer of group {events.group!r} is called {mine.decode()}..."
+    return "" if min(idle_ms) <= idle_max_ms else f"last read {min(idle_ms)} ms ago, more than {idle_max_ms} ms"
+
+
+PROBES: dict[str, Callable[[Settings], str]] = {"api": probe_api, "engine": probe_engine, "worker": probe_worker}
+
+
+def main(arguments: list[str]) -> int:
+    """0 healthy, 1 not (and why, on standard error), 2 wrong use."""
+    if len(arguments) != 1 or arguments[0] not in PROBES:
+        sys.stderr.write(f"usage: python -m recsys.stack.probe {'|'.join(PROBES)}\n")
+        return 2
+    try:
+        wrong = PROBES[arguments[0]](Settings())
+    except Exception as error:  # a supervisor wants a reason, whatever it was
+        wrong = f"{type(error).__name__}: {error}"
+    if wrong:
+        sys.stderr.write(f"{arguments[0]}: {wrong}\n")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
