@@ -29,7 +29,7 @@ def test_those_that_fail_again_come_back(stream: Any) -> None:
 
 def test_mended_and_applied_with_the_time_and_identity_of_the_first_entry(stream: Any) -> None:
     written = stream.interact("u1", "i1", "love", extra="x")
-    stream.interact("u1", "i2", "like")
+    stream.interact("u1", "i2", "like", ts=int(written.split("-")[0]) + 1)
     stream.settle()
     assert replay_dead_letters(stream.settings, fix={"kind": "like", "extra": ""}) == 1
     stream.settle()

@@ -1,6 +1,7 @@
 """The text form of events: what is written is read back, and nothing that anybody writes breaks the reader."""
 
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -70,16 +71,15 @@ names = st.sampled_from(
 )  # fmt: skip
 nearly_right = st.sampled_from(
     ["interaction", "item", "user", "impression", "user_delete", "like", "1", "-1", "1e999", "nan", "inf", "[]", "{}",
-     '["a"]', '[""]', '{"a":[]}', '{"a":1e400}', "[" * 5_000, "9" * 5_000, "1_000", "\u0661", str(NOW), "\x00", "\ud800"]
+     '["a"]', '[""]', '{"a":[]}', '{"a":1e400}', "[" * 5_000, "9" * 5_000, "1_000", "\u0661", str(NOW), "\x00",
+     "\ud800"]
 )  # fmt: skip
 
 
 @given(st.dictionaries(names | st.text(), nearly_right | st.text()))
 def test_arbitrary_text_is_an_event_or_an_event_error(fields: dict[str, str]) -> None:
-    try:
+    with suppress(EventError):
         parse_event(fields, entry_id="1700000000000-0", now_ms=NOW)
-    except EventError as error:
-        assert str(error)
 
 
 @pytest.mark.parametrize("entry_id", ["1-1", "0-1", "99999999999999-0"])

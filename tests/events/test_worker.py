@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -185,20 +185,32 @@ def test_survives_redis_killed_stopped_and_restarted(redis_server: Any, make_str
         thread.join()
 
 
-def test_sigterm_finishes_the_batch_and_ends_the_process(stream: Any) -> None:
+@pytest.fixture
+def worker_process(stream: Any) -> Iterator[subprocess.Popen[bytes]]:
     code = "from recsys.config import Settings; from recsys.events.worker import run_worker; run_worker(Settings())"
     environment = os.environ | {"RECSYS_REDIS__URL": stream.settings.redis.url, "RECSYS_EVENTS__BLOCK_MS": "100"}
-    process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL)
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.DEVNULL) as process:
+        yield process
+        process.kill()
 
-    def consumers() -> int:
-        return len(stream.redis.xinfo_consumers(stream.keys.events, stream.settings.events.group))
 
-    stream.interact("u1", "i1", "like")
-    stream.eventually(lambda: consumers() == 2, what="the process consumes too")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 0
+def test_sigterm_finishes_the_batch_and_ends_the_process(stream: Any, worker_process: subprocess.Popen[bytes]) -> None:
+    sent = 0
+
+    def both_consume() -> bool:
+        nonlocal sent
+        sent += 1
+        stream.interact("u1", "i1", "like")
+        stream.settle()
+        return len(stream.redis.xinfo_consumers(stream.keys.events, stream.settings.events.group)) == 2
+
+    stream.eventually(both_consume, what="the process consumes beside the thread")
+    for _ in range(500):
+        stream.interact("u1", "i1", "like")
+    worker_process.send_signal(signal.SIGTERM)
+    assert worker_process.wait(timeout=10) == 0
     stream.settle()
-    assert likes(stream) == 1
+    assert likes(stream) == sent + 500
 
 
 def test_dead_idle_consumers_are_removed_but_never_their_entries(
