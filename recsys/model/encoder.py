@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from recsys.model.config import ModelConfig
+from recsys.model.dropout import dropout
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class EncoderBlock(nn.Module):
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.hidden_norm = nn.LayerNorm(width)
-        self.hidden_in = nn.Linear(width, 4 * width)
-        self.hidden_out = nn.Linear(4 * width, width)
+        self.hidden_in = nn.Linear(width, 2 * width)
+        self.hidden_out = nn.Linear(2 * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
         x_BLD = x_BLD + self._drop(self.attention_out(self._attend(self.attention_norm(x_BLD))))
@@ -69,7 +70,7 @@ class EncoderBlock(nn.Module):
         return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
 
     def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        return dropout(x, self.dropout, self.training)
 
 
 class SequenceEncoder(nn.Module):
@@ -103,7 +104,7 @@ class SequenceEncoder(nn.Module):
         events_BLD = torch.cat([self.begin_D.expand(B, 1, -1), events_BLD], dim=1)
         mask_BL = F.pad(mask_BL, (1, 0), value=True)
         x_BLD = self.input_norm(events_BLD + self.positions.weight[: events_BLD.shape[1]])
-        x_BLD = F.dropout(x_BLD, self.dropout, self.training)
+        x_BLD = dropout(x_BLD, self.dropout, self.training)
         for block in self.blocks:
             x_BLD = block(x_BLD)
         states_BLD = self.final_norm(x_BLD)

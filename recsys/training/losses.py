@@ -1,0 +1,96 @@
+"""What training makes small."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+CHUNK = 2_048  # rows of logits alive at once: 28 MB for 3,416 items
+
+
+class _FullSoftmax(torch.autograd.Function):
+    """Cross entropy over all rows of a table, with gradients made on the way so that logits live for one chunk only."""
+
+    @staticmethod
+    def forward(ctx: Any, states_TD: Tensor, table_ID: Tensor, targets_T: Tensor, precision: torch.dtype) -> Tensor:
+        T = max(1, states_TD.shape[0])
+        narrow_TD, narrow_ID = states_TD.to(precision), table_ID.to(precision)
+        grad_TD, grad_ID = torch.empty_like(states_TD), torch.zeros_like(table_ID)
+        loss = states_TD.new_zeros(())
+        for start in range(0, states_TD.shape[0], CHUNK):
+            rows, targets = narrow_TD[start : start + CHUNK], targets_T[start : start + CHUNK, None]
+            logits = (rows @ narrow_ID.T).float()
+            logits[:, 0] = -torch.inf
+            log_z = logits.logsumexp(1, keepdim=True)
+            loss += (log_z - logits.gather(1, targets)).sum()
+            error = logits.sub_(log_z).exp_()
+            error.scatter_add_(1, targets, torch.full_like(log_z, -1.0))
+            narrow_error = error.mul_(1.0 / T).to(precision)
+            grad_TD[start : start + CHUNK] = narrow_error @ narrow_ID
+            grad_ID += narrow_error.T @ rows
+        ctx.save_for_backward(grad_TD, grad_ID)
+        return loss / T
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        grad_TD, grad_ID = ctx.saved_tensors
+        return grad_TD * grads[0], grad_ID * grads[0], None, None
+
+
+def full_softmax(
+    states_TD: Tensor, table_ID: Tensor, targets_T: Tensor, precision: torch.dtype = torch.float32
+) -> Tensor:
+    """Mean cross entropy of the targets (rows of the table, never row 0) over the whole table but row 0."""
+    loss: Tensor = _FullSoftmax.apply(states_TD, table_ID, targets_T, precision)
+    return loss
+
+
+def sampled_softmax(
+    states_TD: Tensor, table_ID: Tensor, targets_T: Tensor, negatives_M: Tensor, log_share_I: Tensor
+) -> Tensor:
+    """An estimate of `full_softmax` from M negatives drawn with probability `exp(log_share_I)`, with replacement.
+
+    A negative's logit is corrected by how often it is drawn; the target, which is always there, needs no correction
+    (arXiv 2507.09331). A negative that is the target itself does not count.
+    """
+    log_draws_M = log_share_I[negatives_M] + math.log(max(1, negatives_M.numel()))
+    target_T1 = (states_TD * table_ID[targets_T]).sum(1, keepdim=True)
+    negative_TM = states_TD @ table_ID[negatives_M].T - log_draws_M
+    negative_TM = negative_TM.masked_fill(negatives_M == targets_T[:, None], -torch.inf)
+    return (torch.cat([target_T1, negative_TM], 1).logsumexp(1) - target_T1[:, 0]).mean()
+
+
+def ranking_loss(logits_BNG: Tensor, liked_B: Tensor | None, log_draws_BN: Tensor) -> Tensor:
+    """Candidate 0 was taken, the others are negatives: listwise on the click goal, and binary for each goal.
+
+    Negatives are not drawn evenly, so a logit is compared after subtracting how often its item is drawn. What is left
+    to learn is `log p(next event is this item)` for click, and the same "and it is liked" for like: numbers that mean
+    the same whatever the negatives were, and that can be added with weights.
+
+    Args:
+        logits_BNG: goal 0 is click; goal 1, if there is one, is like.
+        liked_B: 1 where the taken candidate was liked too; None where the data does not say.
+        log_draws_BN: log of the expected number of draws of each candidate as a negative; infinity leaves a
+            candidate out.
+    """
+    logits_BNG = logits_BNG.float()
+    contrast_BN = logits_BNG[..., 0] - log_draws_BN
+    listwise_BN = torch.cat([logits_BNG[:, :1, 0], contrast_BN[:, 1:]], 1)
+    loss = -listwise_BN.log_softmax(1)[:, 0].mean()
+    loss = loss + _binary(contrast_BN, torch.ones_like(logits_BNG[:, 0, 0]))
+    if logits_BNG.shape[-1] > 1 and liked_B is not None:
+        loss = loss + _binary(logits_BNG[..., 1] - log_draws_BN, liked_B)
+    return loss
+
+
+def _binary(contrast_BN: Tensor, label_B: Tensor) -> Tensor:
+    """Noise-contrastive estimation: candidate 0 is real with its label, others are noise; summed over candidates."""
+    labels_BN = torch.cat([label_B[:, None], torch.zeros_like(contrast_BN[:, 1:])], 1)
+    counted_BN = contrast_BN.isfinite()
+    contrast_BN = contrast_BN.masked_fill(~counted_BN, 0.0)
+    loss_BN = F.binary_cross_entropy_with_logits(contrast_BN, labels_BN, reduction="none")
+    return (loss_BN * counted_BN).sum(1).mean()

@@ -1,0 +1,247 @@
+"""Fit a model to a data set folder and write a model folder that an engine can load."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import (
+    Progress as Bar,
+)
+from torch import Tensor
+
+from recsys.data.dataset import Dataset
+from recsys.errors import InputError
+from recsys.model.recommender import Recommender
+from recsys.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from recsys.training.config import TrainConfig
+from recsys.training.examples import Catalogue, Sequences, TrainingBatch, build_vocabulary, training_batches
+from recsys.training.metrics import ndcg
+from recsys.training.protocol import build_cases, split
+from recsys.training.scoring import model_ranks
+from recsys.training.steps import Popularity, Steps
+from router.router import Router
+
+CHECKPOINT = "checkpoint.safetensors"
+REPORT = "training.json"
+_PHASES = ("retrieval", "ranking")
+
+
+def train(
+    dataset_folder: Path | str,
+    out: Path | str,
+    config: TrainConfig,
+    *,
+    resume: bool = True,
+    console: Console | None = None,
+    on_epoch: Callable[[Progress], None] | None = None,
+) -> Recommender:
+    """Train, show progress, and write the best model to `out`, with the config and the curve in `training.json`.
+
+    An interrupted run goes on from its last complete epoch, and ends with the same weights as an uninterrupted one.
+
+    Args:
+        dataset_folder: written by `recsys import` or `recsys world`.
+        out: model folder to write; the checkpoint lives beside it, in `<out>.checkpoint/`, until the run is complete.
+        config: everything else.
+        resume: go on from a checkpoint of the same config and data, if there is one.
+        console: where progress is shown.
+        on_epoch: called after each epoch, when its checkpoint is written.
+
+    Raises:
+        DataFileError: the data set cannot be read.
+        InputError: it holds too little to train on, or the checkpoint is of another run.
+    """
+    with torch.random.fork_rng(devices=[]):
+        return _Run(Path(dataset_folder), Path(out), config).go(resume, console or Console(stderr=True), on_epoch)
+
+
+class _Run:
+    """One training run."""
+
+    def __init__(self, dataset_folder: Path, out: Path, config: TrainConfig) -> None:
+        dataset = Dataset.load(dataset_folder)
+        parts = split(dataset.interactions, config)
+        vocabulary = build_vocabulary(parts.train, dataset.items)
+        if not vocabulary.items:
+            raise InputError(f"{dataset_folder}: nothing to train on", field="interactions")
+        model_config = dataclasses.replace(config.model, **vocabulary.sizes())
+        catalogue = Catalogue.build(vocabulary.items, dataset.items, vocabulary)
+        self.out = out
+        self.config = config
+        self.sequences = Sequences.build(parts.train, catalogue, vocabulary)
+        self.validation = build_cases(
+            parts.train, parts.validation, catalogue, vocabulary, most=config.validation_users, seed=config.seed
+        )
+        torch.manual_seed(config.seed)
+        self.key = _fingerprint(config, self.sequences)
+        self.model = Recommender(model_config, vocabulary, version=self.key[:12])
+        self.catalogue = catalogue
+        self.steps = Steps(
+            model=self.model,
+            config=config,
+            catalogue=catalogue,
+            popularity=Popularity.count(torch.from_numpy(self.sequences.items), len(vocabulary.items) + 1),
+            router=Router.unconstrained(model_config.moe_layers, model_config.experts),
+            has_likes=bool(self.sequences.liked.any()),
+        )
+
+    def go(self, resume: bool, console: Console, on_epoch: Callable[[Progress], None] | None) -> Recommender:
+        """Both phases, from the start or from where the checkpoint stands."""
+        path = self.out.with_name(self.out.name + ".checkpoint") / CHECKPOINT
+        progress, best, moments = Progress(), copy.deepcopy(self.model.state_dict()), {}
+        if resume and (found := load_checkpoint(path, self.model, self.key)):
+            progress, best, moments = found
+        for phase in _PHASES[_PHASES.index(progress.phase) :]:
+            if progress.phase != phase:
+                progress = Progress(phase=phase, curve=progress.curve)
+            optimizer = self._optimizer(phase, moments)
+            if phase == "ranking" and progress.epoch == 0:
+                self.steps.calibrate(next(iter(self._batches(phase, np.random.default_rng(self.config.seed)))))
+            moments = {}
+            while progress.epoch < self._epochs(phase) and progress.checks_without_gain < self.config.patience:
+                best = self._epoch(progress, best, optimizer, console)
+                save_checkpoint(path, self.model, best, optimizer, progress, self.key)
+                if on_epoch:
+                    on_epoch(progress)
+            self.model.load_state_dict(best)
+        self.model.eval()
+        self.model.save_pretrained(self.out)
+        report = {"config": self.config.to_json(), "curve": progress.curve}
+        (self.out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        path.unlink(missing_ok=True)
+        path.parent.rmdir()
+        return self.model
+
+    def _epoch(
+        self, progress: Progress, best: dict[str, Tensor], optimizer: torch.optim.Optimizer, console: Console
+    ) -> dict[str, Tensor]:
+        """One pass over the users and, when it is time, a check; returns the best weights so far."""
+        seed = [self.config.seed, _PHASES.index(progress.phase), progress.epoch]
+        torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
+        began, events, losses, load_LE = time.perf_counter(), 0, [], 0.0
+        batches = list(self._batches(progress.phase, np.random.default_rng(seed)))
+        title = f"{progress.phase} {progress.epoch + 1}/{self._epochs(progress.phase)}"
+        with _bar(console) as bar:
+            task = bar.add_task(title, total=len(batches), note=_note(progress))
+            for batch in batches:
+                self._set_rate(progress, optimizer, len(batches))
+                loss, load = self._step(progress.phase, batch, optimizer)
+                losses.append(loss)
+                load_LE = load_LE + load
+                events += int((batch.targets_BL != 0).sum())
+                progress.step += 1
+                bar.update(task, advance=1, note=f"loss {np.mean(losses):.4f}  {_note(progress)}")
+        progress.epoch += 1
+        entry = {
+            "phase": progress.phase,
+            "epoch": progress.epoch,
+            "loss": round(float(np.mean(losses)), 5) if losses else None,
+            "events_per_s": round(events / (time.perf_counter() - began)),
+        }
+        if isinstance(load_LE, Tensor):
+            entry["load_max_over_mean"] = [round(float(load.max() / load.mean()), 3) for load in load_LE]
+        if progress.epoch % self.config.check_every == 0 or progress.epoch == self._epochs(progress.phase):
+            best = self._check(progress, best, entry)
+        entry["seconds"] = round(time.perf_counter() - began, 2)
+        progress.curve.append(entry)
+        console.print("  ".join(f"{name} {value}" for name, value in entry.items()), highlight=False, soft_wrap=True)
+        return best
+
+    def _check(self, progress: Progress, best: dict[str, Tensor], entry: dict[str, object]) -> dict[str, Tensor]:
+        """Validation NDCG@10 of what this phase trains; without validation events the newest weights are the best."""
+        if not len(self.validation):
+            return copy.deepcopy(self.model.state_dict())
+        router = self.steps.router if progress.phase == "ranking" else None
+        if progress.phase == "ranking" and progress.best < 0:
+            progress.best = ndcg(model_ranks(self.model, self.catalogue, self.validation).retrieval)
+        value = ndcg(model_ranks(self.model, self.catalogue, self.validation, router, self.config.hard_from).served)
+        entry["validation_ndcg_10"] = round(value, 5)
+        progress.checks_without_gain += 1
+        if value > progress.best:
+            progress.best, progress.checks_without_gain = value, 0
+            return copy.deepcopy(self.model.state_dict())
+        return best
+
+    def _step(self, phase: str, batch: TrainingBatch, optimizer: torch.optim.Optimizer) -> tuple[float, Tensor | float]:
+        """Loss of the step, and with it the load of each expert of each block."""
+        optimizer.zero_grad(set_to_none=True)
+        self.model.train()
+        loads: Tensor | float = 0.0
+        if phase == "retrieval":
+            loss = self.steps.retrieval(batch)
+        else:
+            loss, plans = self.steps.ranking(batch)
+            self.steps.balance(plans)
+            loads = torch.stack([plan.load_E for plan in plans]).double()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], self.config.gradient_norm)
+        optimizer.step()
+        return float(loss.detach()), loads
+
+    def _batches(self, phase: str, random: np.random.Generator) -> Iterable[TrainingBatch]:
+        return training_batches(
+            self.sequences,
+            batch=self.config.batch if phase == "retrieval" else self.config.ranking_batch,
+            history=self.model.config.history,
+            newest_share=self.config.newest_share,
+            random=random,
+        )
+
+    def _optimizer(self, phase: str, moments: dict[int, dict[str, Tensor]]) -> torch.optim.Optimizer:
+        ranker = {id(parameter) for parameter in self.model.ranker.parameters()}
+        everything = list(self.model.parameters())
+        if phase == "retrieval":
+            trained = [parameter for parameter in everything if id(parameter) not in ranker]
+        else:
+            trained = everything if self.config.ranking_to_encoder else list(self.model.ranker.parameters())
+        optimizer = torch.optim.AdamW(
+            trained, lr=self.config.learning_rate, betas=(0.9, 0.98), weight_decay=self.config.weight_decay
+        )
+        if moments:
+            optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
+        return optimizer
+
+    def _set_rate(self, progress: Progress, optimizer: torch.optim.Optimizer, steps_per_epoch: int) -> None:
+        """Linear warm-up, then a cosine down to a tenth over the most epochs of the phase."""
+        warm = min(1.0, (progress.step + 1) / max(1, self.config.warmup_steps))
+        done = progress.step / max(1, steps_per_epoch * self._epochs(progress.phase))
+        cosine = 0.55 + 0.45 * math.cos(math.pi * min(1.0, done))
+        for group in optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * warm * cosine
+
+    def _epochs(self, phase: str) -> int:
+        return self.config.retrieval_epochs if phase == "retrieval" else self.config.ranking_epochs
+
+
+def _fingerprint(config: TrainConfig, sequences: Sequences) -> str:
+    """Names a run: same config and same training events, same name."""
+    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
+    for array in (sequences.offsets, sequences.items, sequences.kinds, sequences.liked):
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _note(progress: Progress) -> str:
+    return f"best NDCG@10 {progress.best:.4f}" if progress.best >= 0 else ""
+
+
+def _bar(console: Console) -> Bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console, transient=True)
