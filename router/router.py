@@ -16,6 +16,8 @@ class Router:
     Attributes:
         policy: the policy (`policy.name`, `policy.bounded`, `policy.complete`).
         capacity_factor: slots per expert over the mean load; may be set at any time, counts from the next batch.
+        tokens_min: a batch smaller than this gets the capacity of a batch of this size, because an expert that can
+            serve a full batch in time can serve a small one too; may be set at any time.
         last_plans: plan of the last batch of each layer; None before the first.
     """
 
@@ -27,6 +29,7 @@ class Router:
             raise ValueError(f"experts must be >= 1, not {experts}")
         self.policy = get(policy)
         self.capacity_factor = capacity_factor
+        self.tokens_min = 0
         self.experts = experts
         self.last_plans: list[RoutingPlan | None] = [None] * layers
         self._states = [RouterState.initial(experts) for _ in range(layers)]
@@ -61,12 +64,17 @@ class Router:
 
     def capacity(self, tokens: int, k: int) -> Tensor:
         """Slots per expert for a batch of that many tokens, int64 (E,)."""
-        most = uniform_capacity(tokens, k, self.experts, self.capacity_factor)
+        most = uniform_capacity(max(tokens, self.tokens_min), k, self.experts, self.capacity_factor)
         return (self._health_E * most - 1e-9).ceil().to(torch.int64)
 
     def static_capacity(self, tokens: int, k: int) -> int | None:
-        """Rows per expert to lay out for a batch of that many tokens; None = the policy has no bound, run dropless."""
-        return int(self.capacity(tokens, k).max()) if self.policy.bounded else None
+        """Rows per expert to lay out for a batch of that many tokens; None = run dropless.
+
+        Static slots pay when they are nearly full: not without a bound, and not when the batch is below `tokens_min`.
+        """
+        if not self.policy.bounded or tokens < self.tokens_min:
+            return None
+        return int(self.capacity(tokens, k).max())
 
     def route(self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor) -> RoutingPlan:
         """Choose experts for one batch of one layer.

@@ -271,6 +271,7 @@ class Engine:
         if queries:
             router = self._router(batch[0].policy or self._wanted.policy)
             router.capacity_factor = self._capacity_factor()
+            router.tokens_min = self._full_batch() if self._ladder.step == "calm" else 0
             result = self._runner.run(queries, catalogue, router, step=self._ladder.step)
             seconds = time.perf_counter() - began
             self._service.observe(len(queries), seconds)
@@ -302,6 +303,10 @@ class Engine:
                 experts=config.experts,
             )
         return self._routers[policy]
+
+    def _full_batch(self) -> int:
+        """Tokens of a full micro-batch: what experts are sized for in calm."""
+        return self._settings.engine.batch_max * self._settings.engine.candidates
 
     def _capacity_factor(self) -> float:
         return (
