@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -117,9 +118,9 @@ class Sequences:
         )
 
 
-def pad(rows: Sequence[Ints], length: int | None = None) -> Tensor:
+def pad(rows: Sequence[NDArray[Any]]) -> Tensor:
     """Arrays of different lengths as one (B, L) tensor, each in front, zeros behind."""
-    length = max((len(row) for row in rows), default=0) if length is None else length
+    length = max((len(row) for row in rows), default=0)
     padded = np.zeros((len(rows), length), dtype=rows[0].dtype if len(rows) else np.int64)
     for row, values in zip(padded, rows, strict=True):
         row[: len(values)] = values

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recsys.model.recommender import Recommender
-from recsys.training.examples import Catalogue, pad
+from recsys.training.examples import Catalogue, Ints, pad
 from recsys.training.metrics import target_ranks
 from recsys.training.protocol import Cases
 from router.router import Router
@@ -58,7 +58,7 @@ def model_ranks(
     return ModelRanks(torch.cat([empty, *retrieval]), torch.cat([empty, *served]))
 
 
-def exclude(scores_BI: Tensor, histories: list) -> None:
+def exclude(scores_BI: Tensor, histories: list[Ints]) -> None:
     """Give minus infinity to row 0 and to what each user had."""
     scores_BI[:, 0] = -torch.inf
     scores_BI.scatter_(1, pad(histories), -torch.inf)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import json
 import math
@@ -28,6 +27,7 @@ from torch import Tensor
 
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError
+from recsys.model.config import ModelConfig
 from recsys.model.recommender import Recommender
 from recsys.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from recsys.training.config import TrainConfig
@@ -81,7 +81,7 @@ class _Run:
         vocabulary = build_vocabulary(parts.train, dataset.items)
         if not vocabulary.items:
             raise InputError(f"{dataset_folder}: nothing to train on", field="interactions")
-        model_config = dataclasses.replace(config.model, **vocabulary.sizes())
+        model_config = ModelConfig.from_json(config.model.to_json() | vocabulary.sizes())
         catalogue = Catalogue.build(vocabulary.items, dataset.items, vocabulary)
         self.out = out
         self.config = config
@@ -90,7 +90,8 @@ class _Run:
             parts.train, parts.validation, catalogue, vocabulary, most=config.validation_users, seed=config.seed
         )
         torch.manual_seed(config.seed)
-        self.key = _fingerprint(config, self.sequences)
+        self.data = digest(self.sequences)
+        self.key = hashlib.sha256(f"{json.dumps(config.to_json(), sort_keys=True)} {self.data}".encode()).hexdigest()
         self.model = Recommender(model_config, vocabulary, version=self.key[:12])
         self.catalogue = catalogue
         self.steps = Steps(
@@ -105,7 +106,8 @@ class _Run:
     def go(self, resume: bool, console: Console, on_epoch: Callable[[Progress], None] | None) -> Recommender:
         """Both phases, from the start or from where the checkpoint stands."""
         path = self.out.with_name(self.out.name + ".checkpoint") / CHECKPOINT
-        progress, best, moments = Progress(), copy.deepcopy(self.model.state_dict()), {}
+        progress, best = Progress(), copy.deepcopy(self.model.state_dict())
+        moments: dict[int, dict[str, Tensor]] = {}
         if resume and (found := load_checkpoint(path, self.model, self.key)):
             progress, best, moments = found
         for phase in _PHASES[_PHASES.index(progress.phase) :]:
@@ -123,7 +125,7 @@ class _Run:
             self.model.load_state_dict(best)
         self.model.eval()
         self.model.save_pretrained(self.out)
-        report = {"config": self.config.to_json(), "curve": progress.curve}
+        report = {"config": self.config.to_json(), "data": self.data, "curve": progress.curve}
         (self.out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         path.unlink(missing_ok=True)
         path.parent.rmdir()
@@ -135,7 +137,8 @@ class _Run:
         """One pass over the users and, when it is time, a check; returns the best weights so far."""
         seed = [self.config.seed, _PHASES.index(progress.phase), progress.epoch]
         torch.manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        began, events, losses, load_LE = time.perf_counter(), 0, [], 0.0
+        began, events, losses = time.perf_counter(), 0, list[float]()
+        load_LE = torch.zeros(self.model.config.moe_layers, self.model.config.experts, dtype=torch.float64)
         batches = list(self._batches(progress.phase, np.random.default_rng(seed)))
         title = f"{progress.phase} {progress.epoch + 1}/{self._epochs(progress.phase)}"
         with _bar(console) as bar:
@@ -144,7 +147,7 @@ class _Run:
                 self._set_rate(progress, optimizer, len(batches))
                 loss, load = self._step(progress.phase, batch, optimizer)
                 losses.append(loss)
-                load_LE = load_LE + load
+                load_LE += load
                 events += int((batch.targets_BL != 0).sum())
                 progress.step += 1
                 bar.update(task, advance=1, note=f"loss {np.mean(losses):.4f}  {_note(progress)}")
@@ -155,7 +158,7 @@ class _Run:
             "loss": round(float(np.mean(losses)), 5) if losses else None,
             "events_per_s": round(events / (time.perf_counter() - began)),
         }
-        if isinstance(load_LE, Tensor):
+        if progress.phase == "ranking":
             entry["load_max_over_mean"] = [round(float(load.max() / load.mean()), 3) for load in load_LE]
         if progress.epoch % self.config.check_every == 0 or progress.epoch == self._epochs(progress.phase):
             best = self._check(progress, best, entry)
@@ -230,12 +233,12 @@ class _Run:
         return self.config.retrieval_epochs if phase == "retrieval" else self.config.ranking_epochs
 
 
-def _fingerprint(config: TrainConfig, sequences: Sequences) -> str:
-    """Names a run: same config and same training events, same name."""
-    digest = hashlib.sha256(json.dumps(config.to_json(), sort_keys=True).encode())
+def digest(sequences: Sequences) -> str:
+    """Names the training events: the same events of the same users, the same name."""
+    result = hashlib.sha256("\n".join(sequences.user_ids).encode())
     for array in (sequences.offsets, sequences.items, sequences.kinds, sequences.liked):
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+        result.update(array.tobytes())
+    return result.hexdigest()
 
 
 def _note(progress: Progress) -> str:
