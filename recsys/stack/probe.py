@@ -6,7 +6,7 @@ from the stream a moment ago, which needs Redis too; the API must answer, with o
 
 from __future__ import annotations
 
-import socket
+import math
 import sys
 import urllib.request
 from collections.abc import Callable
@@ -45,19 +45,17 @@ def probe_engine(settings: Settings) -> str:
 
 
 def probe_worker(settings: Settings) -> str:
-    """What is wrong with the worker of this host; empty if it reads from the stream."""
+    """What is wrong with the worker of this host; empty if Redis sees it read from the stream."""
     from recsys.state.client import writer
-    from recsys.state.keys import Keys
 
-    events = settings.events
-    idle_max_ms = events.block_ms * READS_MISSED
+    idle_max_s = math.ceil(settings.events.block_ms * READS_MISSED / 1e3)
     with writer(settings.redis) as client:
-        consumers = client.xinfo_consumers(Keys(settings.redis.prefix).events, events.group)
-    mine = f"{socket.gethostname()}-".encode()
-    idle_ms = [int(consumer["idle"]) for consumer in consumers if consumer["name"].startswith(mine)]
-    if not idle_ms:
-        return f"no consumer of group {events.group!r} is called {mine.decode()}..."
-    return "" if min(idle_ms) <= idle_max_ms else f"last read {min(idle_ms)} ms ago, more than {idle_max_ms} ms"
+        host = str(client.client_info()["addr"]).rpartition(":")[0]
+        peers = [peer for peer in client.client_list() if peer["addr"].rpartition(":")[0] == host]
+    idle_s = [int(peer["idle"]) for peer in peers if peer["cmd"].startswith("xreadgroup")]
+    if not idle_s:
+        return f"Redis sees nobody at {host} who reads from a stream"
+    return "" if min(idle_s) <= idle_max_s else f"last read {min(idle_s)} s ago, more than {idle_max_s} s"
 
 
 PROBES: dict[str, Callable[[Settings], str]] = {"api": probe_api, "engine": probe_engine, "worker": probe_worker}
