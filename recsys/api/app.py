@@ -84,7 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(limits.BodyLimit, longest=config.api.body_bytes_max)
     app.add_middleware(metrics.Measure, metrics=measured)
     for module in (recommendations, events, items, users, popular, experts, router, models):
-        app.include_router(module.routes, prefix="/v1")
+        app.include_router(module.routes)
     app.include_router(health.routes)
     return app
 

@@ -15,7 +15,7 @@ from recsys.api.schemas import EventsAnswer, RejectedEvent
 from recsys.errors import EventError, InputError
 from recsys.events.schema import Event, parse_event
 
-routes = APIRouter(tags=["events"])
+routes = APIRouter(prefix="/v1", tags=["events"])
 
 _JSON_FIELDS = {"categories", "attributes", "items"}
 _NUMBER_FIELDS = {"value", "ts", "published_at"}

@@ -13,7 +13,7 @@ from recsys.api.deps import Res
 from recsys.api.problems import describe
 from recsys.api.schemas import ExpertsAnswer
 
-routes = APIRouter(tags=["routing"])
+routes = APIRouter(prefix="/v1", tags=["routing"])
 
 
 @routes.get("/experts", response_model=ExpertsAnswer, responses=describe(422, 503))

@@ -18,7 +18,7 @@ from recsys.errors import NotFoundError, UnavailableError
 from recsys.events.schema import ID_MAX, Item, ItemDelete
 from recsys.wire import Similar
 
-routes = APIRouter(tags=["items"])
+routes = APIRouter(prefix="/v1", tags=["items"])
 
 ItemId = Annotated[str, Path(min_length=1, max_length=ID_MAX, pattern=r"^[^\x00-\x1f]+$")]
 

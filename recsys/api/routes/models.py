@@ -8,7 +8,7 @@ from recsys.api.deps import Res
 from recsys.api.problems import describe
 from recsys.api.schemas import ModelsAnswer, ServedModel
 
-routes = APIRouter(tags=["models"])
+routes = APIRouter(prefix="/v1", tags=["models"])
 
 
 @routes.get("/models", responses=describe(503))

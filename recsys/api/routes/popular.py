@@ -12,7 +12,7 @@ from recsys.api.routes.recommendations import titled
 from recsys.api.schemas import PopularAnswer
 from recsys.state.popular import Window
 
-routes = APIRouter(tags=["items"])
+routes = APIRouter(prefix="/v1", tags=["items"])
 
 
 @routes.get("/popular", responses=describe(422, 503))

@@ -27,7 +27,7 @@ from recsys.api.schemas import (
 from recsys.errors import InputError, OverloadedError
 from recsys.wire import Filters, RankReply, RankRequest
 
-routes = APIRouter(tags=["recommendations"])
+routes = APIRouter(prefix="/v1", tags=["recommendations"])
 
 ANSWER_MARGIN_S = 0.01  # what the API itself needs after the engine's reply
 

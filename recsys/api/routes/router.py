@@ -13,7 +13,7 @@ from recsys.api.problems import describe
 from recsys.api.schemas import RouterAnswer, RouterBody
 from recsys.errors import InputError
 
-routes = APIRouter(tags=["routing"])
+routes = APIRouter(prefix="/v1", tags=["routing"])
 
 
 @routes.get("/router", responses=describe(503))

@@ -14,7 +14,7 @@ from recsys.api.schemas import HistoryEntry, UserAnswer, UserBody
 from recsys.errors import NotFoundError
 from recsys.events.schema import ID_MAX, User, UserDelete
 
-routes = APIRouter(tags=["users"])
+routes = APIRouter(prefix="/v1", tags=["users"])
 
 UserId = Annotated[str, Path(min_length=1, max_length=ID_MAX, pattern=r"^[^\x00-\x1f]+$")]
 
