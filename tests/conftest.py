@@ -329,11 +329,11 @@ class EventStream:
 
 @pytest.fixture
 def make_stream(redis_url: str) -> Iterator[Callable[..., EventStream]]:
-    """Makes event streams without a worker: `make_stream(events={...}, state={...})`."""
+    """Makes event streams without a worker: `make_stream(url, events={...}, state={...})`."""
     made: list[EventStream] = []
 
-    def make(**settings: Any) -> EventStream:
-        made.append(EventStream(redis_url, **settings))
+    def make(url: str = redis_url, **settings: Any) -> EventStream:
+        made.append(EventStream(url, **settings))
         return made[-1]
 
     yield make

@@ -56,10 +56,13 @@ class EventProducer:
                 f"{waiting} events wait to be applied, at most {self._backlog_max}", retry_after_s=_RETRY_AFTER_S
             )
         fields = [to_fields(event) for event in events]
+        self._backlog += len(events)  # until the next look, as if nothing were applied
         try:
             return await self._write(fields)
         except (redis.ConnectionError, redis.TimeoutError):
             return await self._write_again(fields)
+        except redis.RedisError as error:  # out of memory, read-only, ...
+            raise _unavailable(error) from error
 
     async def seen(self, event_ids: Sequence[str]) -> set[str]:
         """Those ids that were applied within the de-duplication window.
@@ -75,7 +78,7 @@ class EventProducer:
         return {event_id for event_id, at in zip(event_ids, applied, strict=True) if at is not None}
 
     async def backlog(self) -> int:
-        """Entries not yet applied, as of at most 100 ms ago."""
+        """Entries not yet applied, as of at most 100 ms ago, and those that this producer has written since."""
         if time.monotonic() - self._backlog_read_s >= _REFRESH_S and not self._refreshing.locked():
             async with self._refreshing:
                 await self._refresh()
@@ -185,7 +188,7 @@ class BulkProducer:
         while True:
             try:
                 return command()
-            except (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError) as error:
+            except redis.RedisError as error:
                 if time.monotonic() > deadline:
                     raise _unavailable(error) from error
             time.sleep(random.uniform(pause_s / 2, pause_s))

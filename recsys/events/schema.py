@@ -19,6 +19,7 @@ Without `ts` the time of the stream entry counts; without `event_id` the entry's
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, get_args
 
@@ -36,6 +37,9 @@ ATTRIBUTES_MAX = 64
 ATTRIBUTES_BYTES_MAX = 16_384
 ITEMS_MAX = 1_000
 TS_MIN_MS = 100_000_000_000  # March 1973: anything below is seconds by mistake
+
+
+_CONTROL = re.compile(r"[\x00-\x1f]")
 
 
 class Interaction(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="interaction"):
@@ -127,7 +131,7 @@ class _Fields:
             raise EventError(f"{name}: required", field=name)
         if len(value) > longest:
             raise EventError(f"{name}: {len(value)} characters, at most {longest}", field=name)
-        if any(ord(c) < 32 for c in value):
+        if _CONTROL.search(value):
             raise EventError(f"{name}: control characters are not allowed", field=name)
         return value
 

@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -149,20 +150,26 @@ class Worker:
         return effect_of(written, event, late_after_ms=self._settings.late_after_ms)
 
     def _record(self, effects: Sequence[Effect], applied: Applied) -> None:
-        self.metrics.batch_size.observe(len(effects))
+        metrics, total, kinds = self.metrics, Counter[tuple[str, str]](), Counter[str]()
         for effect, outcome in zip(effects, applied.outcomes, strict=True):
-            self.metrics.entries.labels(effect["type"], outcome).inc()
+            total[effect["type"], outcome] += 1
             if outcome == "dead":
                 log.warning("worker.dead_letter", source_id=effect["id"], reason=effect.get("reason", "script error"))
             if outcome != "applied":
                 continue
             self._last_applied_ms = int(effect["id"].split("-")[0])
-            self.metrics.delay_seconds.observe(max(applied.now_ms - self._last_applied_ms, 0) / 1000)
+            metrics.delay_seconds.observe(max(applied.now_ms - self._last_applied_ms, 0) / 1000)
             if effect["type"] == "interaction":
-                self.metrics.interactions.labels(effect["kind"]).inc()
-                self.metrics.late.inc(effect["late"])
+                kinds[effect["kind"]] += 1
+                kinds["late"] += effect["late"]
             elif effect["type"] == "user_delete":
                 self._claim.next_s = 0.0  # begin the erasure now
+        metrics.batch_size.observe(len(effects))
+        metrics.late.inc(kinds.pop("late", 0))
+        for labels, n in total.items():
+            metrics.entries.labels(*labels).inc(n)
+        for kind, n in kinds.items():
+            metrics.interactions.labels(kind).inc(n)
 
     # taking over ---------------------------------------------------------------------------------------------------
 

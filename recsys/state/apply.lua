@@ -41,11 +41,10 @@ local function keep_highest(key, most)
   redis.call('ZREMRANGEBYRANK', key, 0, -(most + 1))
 end
 
-local function keep_user_alive(user)
-  for _, part in ipairs({'hist', 'hidden', 'count', 'profile'}) do
-    redis.call('EXPIRE', user_key(user, part), config.user_ttl_s)
-  end
-end
+-- What several entries of a batch touch alike is noted here and written once, at the end of the batch.
+local alive = {} -- user -> true: had an event
+local popularity = {} -- key -> {item -> weight to add}
+local bucket_end_s = {} -- key -> second at which nobody needs it any more
 
 -- interaction -----------------------------------------------------------------------------------------------------
 
@@ -65,33 +64,30 @@ local function hide(entry)
 end
 
 local function count_item(item)
-  local known = redis.call('HEXISTS', ITEM_COUNTS, item) == 1
-  if known or redis.call('HLEN', ITEM_COUNTS) < config.items_counted_max then
-    redis.call('HINCRBY', ITEM_COUNTS, item, 1)
+  local total = redis.call('HINCRBY', ITEM_COUNTS, item, 1)
+  if total == 1 and redis.call('HLEN', ITEM_COUNTS) > config.items_counted_max then
+    redis.call('HDEL', ITEM_COUNTS, item)
   end
 end
 
-local bucket_end_s = {}
-local function add_popularity(key, weight, item)
-  local total = redis.call('ZINCRBY', key, weight, item)
-  -- Only a new member can exceed the bound; then the least popular tenth makes room.
-  if tonumber(total) == weight and redis.call('ZCARD', key) > config.popular_tracked_max then
-    keep_highest(key, math.floor(config.popular_tracked_max * 0.9))
-  end
+local function add_popularity(key, entry, weight)
+  local weights = popularity[key] or {}
+  weights[entry.item] = (weights[entry.item] or 0) + weight
+  popularity[key] = weights
 end
 
 local function add_to_bucket(name, length_ms, kept, entry, weight)
   local bucket = math.floor(entry.ts / length_ms)
   if bucket <= math.floor(now_ms / length_ms) - kept then return end
   local key = string.format('%spop:%s:%.0f', config.prefix, name, bucket)
-  add_popularity(key, weight, entry.item)
+  add_popularity(key, entry, weight)
   bucket_end_s[key] = (bucket + kept) * length_ms / 1000
 end
 
 local function make_popular(entry)
   local weight = config.weights[entry.kind]
   if weight == 0 then return end
-  add_popularity(POPULAR_ALL, weight, entry.item)
+  add_popularity(POPULAR_ALL, entry, weight)
   add_to_bucket('h', HOUR_MS, HOURS_KEPT, entry, weight)
   add_to_bucket('d', DAY_MS, DAYS_KEPT, entry, weight)
 end
@@ -112,7 +108,7 @@ local effects = {}
 function effects.interaction(entry)
   if entry.kind == 'hide' then hide(entry) else place_in_history(entry) end
   redis.call('HINCRBY', user_key(entry.user, 'count'), entry.kind, 1)
-  keep_user_alive(entry.user)
+  alive[entry.user] = true
   count_item(entry.item)
   make_popular(entry)
   count('interactions:' .. entry.kind)
@@ -137,6 +133,7 @@ function effects.item_delete(entry)
   if newer_stored(redis.call('HGET', ITEMS, entry.item), entry.ts) then return end
   redis.call('HDEL', ITEMS, entry.item)
   redis.call('HDEL', ITEM_COUNTS, entry.item)
+  for _, weights in pairs(popularity) do weights[entry.item] = nil end
   redis.call('ZREM', POPULAR_ALL, entry.item)
   local hour, day = math.floor(now_ms / HOUR_MS), math.floor(now_ms / DAY_MS)
   for back = -1, HOURS_KEPT do
@@ -154,7 +151,7 @@ function effects.user(entry)
   local key = user_key(entry.user, 'profile')
   if newer_stored(redis.call('GET', key), entry.ts) then return end
   redis.call('SET', key, entry.json)
-  keep_user_alive(entry.user)
+  alive[entry.user] = true
 end
 
 function effects.user_delete(entry)
@@ -220,15 +217,37 @@ local function apply(entry)
   return bury(entry.id, type(result) == 'table' and result.err or tostring(result))
 end
 
+local function write_popularity()
+  for key, weights in pairs(popularity) do
+    for item, weight in pairs(weights) do
+      redis.call('ZINCRBY', key, weight, item)
+    end
+    if redis.call('ZCARD', key) > config.popular_tracked_max then -- the least popular tenth makes room
+      keep_highest(key, math.floor(config.popular_tracked_max * 0.9))
+    end
+    if bucket_end_s[key] then redis.call('EXPIREAT', key, bucket_end_s[key]) end
+  end
+end
+
+local function keep_users_alive()
+  local soon_s = config.user_ttl_s * 0.99 -- so that a busy user's keys are not written to anew with every event
+  for user in pairs(alive) do
+    for _, part in ipairs({'hist', 'hidden', 'count', 'profile'}) do
+      local key = user_key(user, part)
+      local left_s = redis.call('TTL', key) -- -1: no expiry yet, -2: no such key
+      if left_s ~= -2 and left_s < soon_s then redis.call('EXPIRE', key, config.user_ttl_s) end
+    end
+  end
+end
+
 redis.call('ZREMRANGEBYSCORE', DEDUP, '-inf', now_ms - config.dedup_window_s * 1000)
 local outcomes = {}
 for i, entry in ipairs(entries) do
   outcomes[i] = apply(entry)
 end
 keep_highest(DEDUP, config.dedup_max)
-for key, end_s in pairs(bucket_end_s) do
-  redis.call('EXPIREAT', key, end_s)
-end
+write_popularity()
+keep_users_alive()
 for name, n in pairs(stats) do
   redis.call('HINCRBY', STATS, name, n)
 end

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.state.apply import POPULARITY_WEIGHTS, effect_of
 from recsys.events.schema import Impression
+from recsys.state.apply import POPULARITY_WEIGHTS, effect_of
 from recsys.state.users import Remembered, UserReader, UserState
 
 HOUR_MS = 3_600_000
