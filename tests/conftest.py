@@ -202,7 +202,13 @@ class Service:
             return False
 
     def wait_ready(self, within_s: float = 60.0) -> None:
-        eventually(self.ready, within_s=within_s, what=f"the service ready; logs in {self.folder}:\n{self.logs()}")
+        def ready_or_dead() -> bool:
+            dead = [name for name, process in self._processes.items() if process.poll() is not None]
+            return bool(dead) or self.ready()
+
+        eventually(ready_or_dead, within_s=within_s, what=f"the service ready; logs in {self.folder}")
+        if not self.ready():
+            pytest.fail(f"a process ended; the logs:\n{self.logs()}")
 
     def logs(self) -> str:
         return "\n".join(path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log"))

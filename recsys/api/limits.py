@@ -28,30 +28,24 @@ class BodyLimit:
             await refusal(scope, receive, send)
             return
         length = 0
-        started = False
+        refused = False
 
         async def counted() -> Message:
             nonlocal length
             message = await receive()
             length += len(message.get("body", b""))
-            if length > self._longest:
-                raise _TooLongError
-            return message
+            return message if length <= self._longest else {"type": "http.disconnect"}
 
-        async def noted(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, counted, noted)
-        except _TooLongError:
-            if not started:
+        async def replaced(message: Message) -> None:
+            """Whatever the application makes of half a body, the caller is told that it was too long."""
+            nonlocal refused
+            if length <= self._longest:
+                await send(message)
+            elif not refused:
+                refused = True
                 await refusal(scope, receive, send)
 
-
-class _TooLongError(Exception):
-    """The body went over the limit while it was read."""
+        await self._app(scope, counted, replaced)
 
 
 def deadline_s(request: Request, *, default_ms: int, most_ms: int) -> float:
