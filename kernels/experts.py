@@ -1,8 +1,9 @@
 """SwiGLU experts over expert-ordered rows: gather the tokens, two batched products, weighted sum back.
 
 One layout serves both forms. The rows of expert e stand together, `rows[e]` of them: its capacity in the static form (a
-constant, so that no value has to be read back from a device), its load in the dropless form. Neighbouring experts with equally many
-rows are multiplied in one batched product, as many at a time as keep the hidden activations in the second-level cache.
+constant, so that no value has to be read back from a device), its load in the dropless form. Neighbouring experts
+with equally many rows are multiplied in one batched product, as many at a time as keep the hidden activations in
+the second-level cache.
 
 The backward pass recomputes the hidden activations instead of keeping them, and sums by gathering: no float atomics,
 so two runs give the same bits.
@@ -23,7 +24,12 @@ _scratch = Workspace()
 
 
 def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, rows: list[int]) -> Tensor:
-    """Row of each slot in the expert-ordered layout, int64; `sum(rows)` where the slot is unused or beyond its expert's rows."""
+    """Row of each slot in the expert-ordered layout, int64; `sum(rows)` where the slot is unused or beyond its
+    expert's rows.
+
+    Ow of each slot in the expert-ordered layout, int64; `sum(rows)` where the slot is unused or beyond its expert's
+    rows.
+    """
     starts, total = [], 0
     for count in rows:
         starts.append(total)
@@ -35,7 +41,10 @@ def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, rows: list[int]) -> Tensor
 
 
 def _token_of_row(slot_TK: Tensor, total: int, empty: int) -> Tensor:
-    """Inverse of `slot_rows`: the token of each row, `empty` where a row has none. One row more than `total`, for the unused slots."""
+    """Inverse of `slot_rows`: the token of each row, `empty` where a row has none.
+
+    One row more than `total`, for the unused slots.
+    """
     tokens, k = slot_TK.shape
     token_S = slot_TK.new_full((total + 1,), empty)
     token_N = torch.arange(tokens, device=slot_TK.device).repeat_interleave(k)

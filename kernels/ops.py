@@ -1,6 +1,7 @@
 """The public face of the kernels: what the router and the model call.
 
-Letters of tensor suffixes: T tokens, D width, H hidden width of an expert, E experts, K experts per token, S slots, C capacity.
+Letters of tensor suffixes: T tokens, D width, H hidden width of an expert, E experts, K experts per token, S slots,
+C capacity.
 """
 
 from __future__ import annotations
@@ -9,20 +10,20 @@ import torch
 from torch import Tensor
 
 from kernels.experts import combine, expert_ffn, experts, slot_rows
-from kernels.selection import choose, k_largest_of_columns, kth_largest_of_rows, normalised_gates, rank_slots
+from kernels.selection import choose, kth_largest_of_rows, normalised_gates, rank_slots, split_rows
 
 __all__ = [
     "choose",
     "combine",
     "expert_ffn",
     "gate_scores",
-    "k_largest_of_columns",
     "kth_largest_of_rows",
     "moe_experts",
     "normalised_gates",
     "rank_slots",
     "route_and_plan",
     "slot_rows",
+    "split_rows",
 ]
 
 
@@ -77,7 +78,8 @@ def moe_experts(
     (tokens, width), (count, w_width, double) = x_TD.shape, w_up_ED2H.shape
     if w_width != width or w_down_EHD.shape != (count, double // 2, width) or double % 2:
         raise ValueError(
-            f"w_up {tuple(w_up_ED2H.shape)} and w_down {tuple(w_down_EHD.shape)} must be (E, D, 2H) and (E, H, D) with D = {width}"
+            f"w_up {tuple(w_up_ED2H.shape)} and w_down {tuple(w_down_EHD.shape)} "
+            f"must be (E, D, 2H) and (E, H, D) with D = {width}"
         )
     if expert_ids_TK.shape[0] != tokens or not expert_ids_TK.shape == gates_TK.shape == rank_TK.shape:
         raise ValueError(
@@ -91,7 +93,10 @@ def moe_experts(
 
 
 def _dropless_rows(load_E: Tensor) -> list[int]:
-    """Rows per expert without drops: the loads, or all equal to the largest where padding is cheaper than many small products."""
+    """Rows per expert without drops.
+
+    The loads, or all equal to the largest where padding is cheaper than many small products.
+    """
     load: list[int] = load_E.tolist()
     most = max(load, default=0)
     return [most] * len(load) if most * len(load) <= max(sum(load), 64) * 1.25 else load

@@ -1,7 +1,8 @@
 """Selecting: the k largest of a row, the k-th largest of a row or column, and the row of a slot inside its expert.
 
 All of it is exact, deterministic and without gradient. On a CPU numpy's vector sorts and partitions do the work where
-numpy is installed (5-50x faster than the same torch calls on these shapes); everywhere else torch does, with equal results.
+numpy is installed (5-50x faster than the same torch calls on these shapes); everywhere else torch does, with equal
+results.
 """
 
 from __future__ import annotations
@@ -107,48 +108,19 @@ def normalised_gates(scores_TE: Tensor, expert_ids_TK: Tensor) -> Tensor:
     return torch.where(total_T1 > 0, chosen_TK / torch.where(total_T1 > 0, total_T1, 1), equal_TK)
 
 
-def k_largest_of_columns(keys_ET: Tensor, k: int) -> list[Tensor]:
-    """The `k` largest values of each column, largest first: `k` tensors (T,). Beyond E values, -inf."""
-    experts, tokens = keys_ET.shape
-    if k > experts:
-        missing = [keys_ET.new_full((tokens,), -torch.inf)] * (k - experts)
-        return [*k_largest_of_columns(keys_ET, experts), *missing]
-    if k <= _MANY:
-        return _tournament(keys_ET, k)
-    if _numpy_serves(keys_ET):
-        keys = np.partition(keys_ET.numpy(), experts - k, axis=0)[experts - k :]
-        return list(torch.from_numpy(np.sort(keys, axis=0)[::-1].copy()))
-    return list(keys_ET.topk(k, dim=0).values)
+def split_rows(keys_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The `k` largest values of each row in no order, (T, K), and the largest of the others, (T,).
 
-
-def _tournament(keys_ET: Tensor, k: int) -> list[Tensor]:
-    """Halve the rows, keeping for each pair the sorted k largest, until one row is left. Only vector minima and maxima.
-
-    The r-th largest of two sorted lists a, b is max(a_r, b_r, min(a_i, b_j) over i + j = r) with r, i, j from 1.
+    -inf if there is none.
     """
-    ranked = [keys_ET]  # ranked[r] holds the (r+1)-th largest of each group of rows
-    while ranked[0].shape[0] > 1:
-        rows = ranked[0].shape[0]
-        half = rows // 2
-        upper, lower = [r[:half] for r in ranked], [r[half : 2 * half] for r in ranked]
-        merged = []
-        for rank in range(1, min(k, 2 * len(ranked)) + 1):
-            terms = [side[rank - 1] for side in (upper, lower) if rank <= len(side)]
-            terms += [
-                torch.minimum(upper[i - 1], lower[rank - i - 1])
-                for i in range(1, rank)
-                if i <= len(upper) and rank - i <= len(lower)
-            ]
-            best = terms[0]
-            for term in terms[1:]:
-                best = torch.maximum(best, term)
-            merged.append(best)
-        if rows % 2:  # the odd row out goes through unpaired
-            rest = [r[2 * half :] for r in ranked]
-            rest += [torch.full_like(rest[0], -torch.inf)] * (len(merged) - len(rest))
-            merged = [torch.cat((m, r)) for m, r in zip(merged, rest, strict=True)]
-        ranked = merged
-    return [values_1T[0] for values_1T in ranked]
+    tokens, experts = keys_TE.shape
+    if k >= experts:
+        return keys_TE, keys_TE.new_full((tokens,), -torch.inf)
+    if _numpy_serves(keys_TE):
+        parted_TE = torch.from_numpy(np.partition(keys_TE.numpy(), experts - k - 1, axis=1))
+        return parted_TE[:, experts - k :], parted_TE[:, experts - k - 1]
+    best_TK = keys_TE.topk(k + 1, dim=1).values
+    return best_TK[:, :k], best_TK[:, k]
 
 
 def kth_largest_of_rows(keys_ET: Tensor, kth_E: list[int]) -> Tensor:

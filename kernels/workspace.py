@@ -10,7 +10,10 @@ from torch import Tensor
 
 
 class Workspace(threading.local):
-    """One growing buffer per name, dtype, device and thread. What it hands out is valid until the next call for that name."""
+    """One growing buffer per name, dtype, device and thread.
+
+    What it hands out is valid until the next call for that name.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}

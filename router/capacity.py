@@ -13,8 +13,16 @@ def uniform_capacity(tokens: int, k: int, experts: int, factor: float) -> int:
     return min(tokens, ceil(factor * tokens * k / experts - 1e-9))
 
 
+def fair_load(capacity_E: Tensor, slots: int) -> Tensor:
+    """Load of each expert when `slots` slots are spread in proportion to capacity, float32."""
+    return slots * capacity_E / capacity_E.sum().clamp_min(1)
+
+
 def keep_best(expert_ids_TK: Tensor, value_TK: Tensor, capacity_E: Tensor) -> Tensor:
-    """True for the `capacity_E[e]` slots of expert e with the largest value; equal values: the earlier token. Unused slots: False."""
+    """True for the `capacity_E[e]` slots of expert e with the largest value; equal values: the earlier token.
+
+    Unused slots: False.
+    """
     ids_N, value_N = expert_ids_TK.reshape(-1), value_TK.reshape(-1)
     by_value_N = value_N.argsort(descending=True, stable=True)
     order_N = by_value_N[ids_N[by_value_N].argsort(stable=True)]  # by expert, and inside it by falling value

@@ -23,12 +23,11 @@ def check_inputs(scores_TE: Tensor, capacity_E: Tensor, k: int, state: RouterSta
     if not 1 <= k <= experts:
         raise ValueError(f"k must be in 1..{experts} (the number of experts), not {k}")
     if capacity_E.shape != (experts,) or capacity_E.dtype != torch.int64:
-        raise ValueError(
-            f"capacity must be int64 of shape ({experts},), not {capacity_E.dtype} {tuple(capacity_E.shape)}"
-        )
+        found = f"{capacity_E.dtype} {tuple(capacity_E.shape)}"
+        raise ValueError(f"capacity must be int64 of shape ({experts},), not {found}")
     if state.bias_E.shape != (experts,) or state.prices_E.shape != (experts,):
         raise ValueError(
-            f"state is for {state.bias_E.shape[0]} biases and {state.prices_E.shape[0]} prices, scores for {experts} experts"
+            f"state has {state.bias_E.shape[0]} biases and {state.prices_E.shape[0]} prices for {experts} experts"
         )
     if scores_TE.device.type != "cpu":  # reading a value back would stall the device; its producer is ours
         return
@@ -43,7 +42,10 @@ def check_inputs(scores_TE: Tensor, capacity_E: Tensor, k: int, state: RouterSta
 
 
 def choice_scores(scores_TE: Tensor, bias_E: Tensor) -> Tensor:
-    """What a policy compares: score + bias, the bias shifted to >= 0 (a shift common to all experts changes no choice)."""
+    """What a policy compares.
+
+    Score + bias, the bias shifted to >= 0 (a shift common to all experts changes no choice).
+    """
     scores_TE = scores_TE.detach()
     if not bias_E.any():
         return scores_TE
@@ -101,7 +103,8 @@ def make_plan(
 
 
 def _beside_wishes(expert_ids_TK: Tensor, wishes_TK: Tensor) -> tuple[Tensor, Tensor]:
-    """Order each token's slots so that a wish that came true stands in the wish's slot, and the others where they replace one.
+    """Order each token's slots so that a wish that came true stands in the wish's slot, and the others where they
+    replace one.
 
     Returns the ordered ids, and True where a used slot is a replacement.
     """

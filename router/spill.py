@@ -14,8 +14,8 @@ from router.capacity import keep_best
 def rebid(short_T: Tensor, held_ET: Tensor, room_E: Tensor, value_ET: Tensor, rounds: int) -> None:
     """Tokens with missing slots bid for experts with room. Changes its first three arguments in place.
 
-    In each round a token bids for its best such expert with what it would lose by taking its second best; an expert takes
-    the highest bids that fit (equal bids: the earlier token).
+    In each round a token bids for its best such expert with what it would lose by taking its second best; an expert
+    takes the highest bids that fit (equal bids: the earlier token).
 
     Args:
         short_T: missing slots per token, int64.
@@ -45,10 +45,12 @@ def rebid(short_T: Tensor, held_ET: Tensor, room_E: Tensor, value_ET: Tensor, ro
 def phase_ring(short_T: Tensor, held_ET: Tensor, room_E: Tensor, seed: int) -> None:
     """Spread missing slots evenly over the free ones, blind to scores. Changes its arguments in place.
 
-    The free slots of all experts form a ring, expert after expert; missing slots step round it from a phase that `seed` sets, so
-    that successive batches do not favour the same tokens. A token that already holds the expert it lands on waits for the swaps.
+    The free slots of all experts form a ring, expert after expert; missing slots step round it from a phase that
+    `seed` sets, so that successive batches do not favour the same tokens. A token that already holds the expert it
+    lands on waits for the swaps.
 
-    Source: the low-discrepancy phase offsets of the Phase Router (TSltd/phase_router_rs), with the rooms as arc lengths.
+    Source: the low-discrepancy phase offsets of the Phase Router (TSltd/phase_router_rs), with the rooms as arc
+    lengths.
 
     Args:
         short_T: missing slots per token, int64.
@@ -80,9 +82,10 @@ def phase_ring(short_T: Tensor, held_ET: Tensor, room_E: Tensor, seed: int) -> N
 def swap_in(short_T: Tensor, held_ET: Tensor, room_E: Tensor, value_ET: Tensor) -> None:
     """Give each missing slot an expert through the best chain of moves. Changes its arguments in place.
 
-    Token t may take any expert it lacks if one of that expert's tokens moves on, and so forth, until an expert with room is
-    reached. The chain with the largest change of total value is found by Bellman-Ford on the graph of experts; one exists
-    whenever the slot can be used at all (augmenting paths of a flow). A few slots per batch come here, if any.
+    Token t may take any expert it lacks if one of that expert's tokens moves on, and so forth, until an expert with
+    room is reached. The chain with the largest change of total value is found by Bellman-Ford on the graph of
+    experts; one exists whenever the slot can be used at all (augmenting paths of a flow). A few slots per batch
+    come here, if any.
     """
     for token in torch.repeat_interleave(torch.arange(short_T.numel()), short_T.cpu()).tolist():
         chain = _best_chain(token, held_ET, room_E, value_ET)
@@ -143,7 +146,7 @@ def _best_moves(held_ET: Tensor, value_ET: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shortest_chain(token: int, held_ET: Tensor, room_E: Tensor) -> list[tuple[int, int]] | None:
     """Fewest moves (breadth first): no token can be in such a chain twice."""
-    reached: dict[int, tuple[int, int]] = {e: (-1, -1) for e in (~held_ET[:, token]).nonzero().flatten().tolist()}
+    reached: dict[int, tuple[int, int]] = dict.fromkeys((~held_ET[:, token]).nonzero().flatten().tolist(), (-1, -1))
     queue = list(reached)
     for expert in queue:
         if room_E[expert] > 0:

@@ -1,7 +1,7 @@
 """Top-k, then every overfull expert keeps its best-scored tokens and drops the rest.
 
-Source: "Capacity-Aware Inference: Mitigating the Straggler Effect in Mixture of Experts" (2025, arXiv 2503.05066), token
-drop by gate score; the capacity rule itself is GShard's and Switch's.
+Source: "Capacity-Aware Inference: Mitigating the Straggler Effect in Mixture of Experts" (2025, arXiv 2503.05066),
+token drop by gate score; the capacity rule itself is GShard's and Switch's.
 """
 
 from __future__ import annotations

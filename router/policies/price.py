@@ -1,22 +1,24 @@
 """One price per expert, solved inside the batch: tokens take their top-k of `score - price`.
 
-Balanced routing is a transportation problem: maximise the kept score with k distinct experts per token and `capacity_E` slots per
-expert. Its dual has one price per expert, and for any prices lam >= 0 the value
+Balanced routing is a transportation problem: maximise the kept score with k distinct experts per token and
+`capacity_E` slots per expert. Its dual has one price per expert, and for any prices lam >= 0 the value
     g(lam) = sum_t [sum of the k largest (s_t - lam)] + sum_e C_e lam_e
 is at least the optimum. So each batch carries a certificate: (g - kept) / g bounds the distance to the optimum.
 
 1. Plain top-k fits the capacities: that is the answer, prices are zero.
-2. Sweeps. Given each token's cut-off p_t (the (k+1)-th largest s - lam), the price that fills expert e exactly is the (C_e+1)-th largest
-   s_te - p_t. All experts step towards it at once, over-relaxed, first on a sample of the tokens, then on all of them until few
-   slots are over capacity. Prices of the last batch are where it starts, halved where an expert has room (complementary slackness).
-3. Repair. Experts over capacity evict their lowest margins; evicted slots bid for experts with room, where the one with most to lose wins;
-   what is left is spread over a phase ring and, if it must, moved in by chains of swaps. No slot is lost while capacity suffices.
+2. Sweeps. Given each token's cut-off p_t (the (k+1)-th largest s - lam), the price that fills expert e exactly is
+   the (C_e+1)-th largest s_te - p_t. All experts step towards it at once, over-relaxed, first on a sample of the
+   tokens, then on all of them until few slots are over capacity. Prices of the last batch are where it starts,
+   halved where an expert has room (complementary slackness).
+3. Repair. Experts over capacity evict their lowest margins; evicted slots bid for experts with room, where the one
+   with most to lose wins; what is left is spread over a phase ring and, if it must, moved in by chains of swaps. No
+   slot is lost while capacity suffices.
 
-Overload (capacities sum to less than T*k): the same with p_t >= 0 and no shift of prices, so that the slots left out are those with
-the lowest score - price, and every bit of capacity is used.
+Overload (capacities sum to less than T*k): the same with p_t >= 0 and no shift of prices, so that the slots left
+out are those with the lowest score - price, and every bit of capacity is used.
 
-Sources: quantile steps from BIP balancing (arXiv 2502.15451) and Quantile Balancing (J. Su, 2026); the sample, the over-relaxation, the
-repair, the overload form and the certificate are this project's.
+Sources: quantile steps from BIP balancing (arXiv 2502.15451) and Quantile Balancing (J. Su, 2026); the sample, the
+over-relaxation, the repair, the overload form and the certificate are this project's.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.ops import choose, k_largest_of_columns, kth_largest_of_rows
+from kernels.ops import choose, kth_largest_of_rows, split_rows
+from router import compiled
+from router.chains import settle
 from router.plan import check_inputs, choice_scores, make_plan, next_state
 from router.policies.base import register
 from router.shapes import RouterState, RoutingPlan
@@ -35,89 +39,188 @@ from router.spill import phase_ring, rebid, swap_in
 SAMPLE_TOKENS = 1024
 SAMPLE_SWEEPS = 8
 FULL_SWEEPS = 6
-RELAXATION = 1.4
-OVERFLOW_SHARE = 0.005  # slots over capacity at which the repair is cheaper than another sweep
+# Relative step up and down. Up overshoots early and saves sweeps; down is faster, since a price too high leaves
+# room idle.
+SAMPLE_STEPS = (1.4, 1.9)
+FULL_STEPS = (1.2, 1.8)
+OVERFLOW_SHARE = 0.004  # slots over capacity at which moving them one by one is cheaper than another sweep
+IDLE_SHARE = 0.001  # score that priced but unused room may cost
+CHAIN_SHARE = 0.08  # slots over capacity up to which chains of moves are worth their time
+CHAIN_OFFERS = 512
+CHAIN_ROUNDS = 48
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """One batch seen from its living experts (A of them): scores, capacities, slots per token.
+    """One batch seen from its living experts (A of them).
 
     Attributes:
-        value_AT: choice scores, experts first.
+        value_TA: choice scores.
+        value_AT: the same, experts first.
         slots_A: capacities, none above the number of tokens.
         k: slots per token, none above A.
         short: whether the capacities sum to less than T*k.
     """
 
+    value_TA: Tensor
     value_AT: Tensor
     slots_A: list[int]
     k: int
     short: bool
 
     @staticmethod
-    def of(value_AT: Tensor, slots_A: list[int], k: int) -> Market:
-        tokens, k = value_AT.shape[1], min(k, len(slots_A))
-        return Market(value_AT, slots_A, k, sum(slots_A) < tokens * k)
+    def of(value_TA: Tensor, slots_A: list[int], k: int) -> Market:
+        tokens, alive = value_TA.shape
+        slots_A, k = [min(slots, tokens) for slots in slots_A], min(k, alive)
+        return Market(value_TA, value_TA.T.contiguous(), slots_A, k, sum(slots_A) < tokens * k)
 
     def sample(self, stride: int) -> Market:
         """Every `stride`-th token, capacities in proportion."""
-        value_AT = self.value_AT[:, ::stride].contiguous()
-        share = value_AT.shape[1] / self.value_AT.shape[1]
-        return Market(value_AT, [max(1, round(slots * share)) for slots in self.slots_A], self.k, self.short)
+        value_TA = self.value_TA[::stride].contiguous()
+        share = value_TA.shape[0] / self.value_TA.shape[0]
+        slots_A = [max(1, round(slots * share)) for slots in self.slots_A]
+        return Market(value_TA, value_TA.T.contiguous(), slots_A, self.k, self.short)
 
-    def cut_off(self, net_AT: Tensor) -> tuple[Tensor, Tensor]:
-        """Per token: what a slot must be worth at least, and the total worth of its k best; both at prices already subtracted."""
-        *held, next_T = k_largest_of_columns(net_AT, self.k + 1)
+    def cut_off(self, prices_A: Tensor) -> tuple[Tensor, float]:
+        """At these prices.
+
+        What a slot must be worth to each token, (T,), and the dual value, a bound on the optimum.
+        """
+        best_TK, next_T = split_rows(self.value_TA - prices_A, self.k)
         if self.short:
-            held, next_T = [worth_T.clamp_min(0) for worth_T in held], next_T.clamp_min(0)
-        worth_T = held[0]
-        for more_T in held[1:]:
-            worth_T = worth_T + more_T
-        return next_T, worth_T
+            best_TK, next_T = best_TK.clamp_min(0), next_T.clamp_min(0)
+        paid = sum(slots * price for slots, price in zip(self.slots_A, prices_A.tolist(), strict=True))
+        return next_T, float(best_TK.sum(dtype=torch.float64)) + paid
 
 
-def sweep_prices(market: Market, prices_A: Tensor, sweeps: int, enough: float) -> tuple[Tensor, float]:
-    """Up to `sweeps` over-relaxed quantile steps. Returns the prices, and the lowest dual value seen (a bound on the optimum)."""
-    capacity_A = torch.tensor(market.slots_A, dtype=prices_A.dtype, device=prices_A.device)
-    above = [slots + 1 for slots in market.slots_A]
+def sweep_prices(
+    market: Market, prices_A: Tensor, sweeps: int, steps: tuple[float, float], enough: float
+) -> tuple[Tensor, Tensor, float]:
+    """Up to `sweeps` over-relaxed quantile steps.
+
+    Returns:
+        The prices, the cut-offs of the tokens at these prices, and the lowest dual value seen.
+    """
+    slots_A, above = torch.tensor(market.slots_A), [slots + 1 for slots in market.slots_A]
     bound = float("inf")
     for sweep in range(sweeps + 1):
-        net_AT = market.value_AT - prices_A[:, None]
-        cut_T, worth_T = market.cut_off(net_AT)
-        bound = min(bound, float(worth_T.sum(dtype=torch.float64) + (capacity_A * prices_A).sum(dtype=torch.float64)))
-        load_A = (net_AT > cut_T).sum(dim=1)
-        overflow = float((load_A - capacity_A).clamp_min(0).sum())
-        if sweep == sweeps or overflow <= enough:
+        cut_T, dual = market.cut_off(prices_A)
+        bound = min(bound, dual)
+        if sweep == sweeps:
             break
-        if sweep == 0:  # prices of another batch: let go of those that nobody needs now
-            prices_A = torch.where(load_A < capacity_A, 0.5 * prices_A, prices_A)
-        exact_A = kth_largest_of_rows(market.value_AT - cut_T, above).clamp_min(0)
-        prices_A = (prices_A + RELAXATION * (exact_A - prices_A)).clamp_min(0)
+        surplus_AT = market.value_AT - cut_T  # what a token would pay for a slot
+        if sweep and enough:
+            spare_A = slots_A - (surplus_AT > prices_A[:, None]).sum(dim=1)
+            idle = float((spare_A.clamp_min(0) * prices_A).sum())
+            if -int(spare_A.clamp_max(0).sum()) <= enough and idle <= IDLE_SHARE * dual:
+                break
+        change_A = kth_largest_of_rows(surplus_AT, above).clamp_min(0) - prices_A
+        prices_A = (prices_A + torch.where(change_A > 0, steps[0] * change_A, steps[1] * change_A)).clamp_min(0)
         if not market.short:
             prices_A = prices_A - prices_A.min()
-    return prices_A, bound
+    return prices_A, cut_T, bound
 
 
-def assign(market: Market, prices_A: Tensor, seed: int) -> tuple[Tensor, float]:
-    """Hard assignment at these prices: who holds what (A, T), and the dual value of the prices."""
-    net_AT = market.value_AT - prices_A[:, None]
-    cut_T, worth_T = market.cut_off(net_AT)
-    margin_AT = net_AT - cut_T
+def solve(market: Market, start_A: Tensor) -> tuple[Tensor, Tensor, float]:
+    """Prices from a sample of the tokens, then from all of them. Returns as `sweep_prices`."""
+    tokens = market.value_TA.shape[0]
+    stride, enough = tokens // SAMPLE_TOKENS, OVERFLOW_SHARE * tokens * market.k
+    if _compiled_serves(market.value_TA):
+        return _solve_compiled(market, start_A, stride, enough)
+    if stride > 1:
+        start_A, _, _ = sweep_prices(market.sample(stride), start_A, SAMPLE_SWEEPS, SAMPLE_STEPS, 0)
+    return sweep_prices(market, start_A, FULL_SWEEPS, FULL_STEPS, enough)
+
+
+def _compiled_serves(value_TA: Tensor) -> bool:
+    return compiled.available and value_TA.device.type == "cpu"
+
+
+def _solve_compiled(market: Market, start_A: Tensor, stride: int, enough: float) -> tuple[Tensor, Tensor, float]:
+    prices_A, width, bound = start_A.numpy().copy(), 0.0, float("inf")
+    stages = [(market, FULL_SWEEPS, FULL_STEPS, enough)]
+    if stride > 1:
+        stages.insert(0, (market.sample(stride), SAMPLE_SWEEPS, SAMPLE_STEPS, -1.0))
+    for part, sweeps, steps, stop in stages:
+        cut_T = torch.empty_like(part.value_AT[0])
+        bound, width = compiled.sweep(
+            part.value_AT.numpy(),
+            torch.tensor(part.slots_A).numpy(),
+            part.k,
+            part.short,
+            prices_A,
+            cut_T.numpy(),
+            sweeps,
+            *steps,
+            stop,
+            IDLE_SHARE,
+            4 * width,
+        )
+    return torch.from_numpy(prices_A), cut_T, bound
+
+
+def assign(market: Market, prices_A: Tensor, cut_T: Tensor, seed: int) -> Tensor:
+    """Hard assignment at these prices: who holds what, bool (A, T)."""
+    margin_AT = market.value_AT - prices_A[:, None] - cut_T
     held_AT = margin_AT > 0
-    slots_A = torch.tensor(market.slots_A, device=prices_A.device)
-    if bool((held_AT.sum(dim=1) > slots_A).any()):
+    slots_A = torch.tensor(market.slots_A)
+    load_A = held_AT.sum(dim=1)
+    over = int((load_A - slots_A).clamp_min(0).sum())
+    if not market.short and over <= CHAIN_SHARE * cut_T.numel() * market.k:
+        if _compiled_serves(market.value_TA):
+            held_AT = _settle_compiled(market, held_AT, margin_AT, load_A, slots_A)
+        else:
+            load_A = settle_margins(held_AT, margin_AT, load_A, slots_A, prices_A)
+    if bool((load_A > slots_A).any()):
         held_AT &= margin_AT >= kth_largest_of_rows(margin_AT, market.slots_A)[:, None]
-        if bool((held_AT.sum(dim=1) > slots_A).any()):  # equal margins at the edge: the earlier token stays
+        load_A = held_AT.sum(dim=1)
+        if bool((load_A > slots_A).any()):  # equal margins at the edge: the earlier token stays
             held_AT &= held_AT.cumsum(dim=1) <= slots_A[:, None]
-    room_A = slots_A - held_AT.sum(dim=1)
-    short_T = market.k - held_AT.sum(dim=0)
-    rebid(short_T, held_AT, room_A, market.value_AT, rounds=3)
-    phase_ring(short_T, held_AT, room_A, seed)
-    if bool(room_A.any()) and bool(short_T.any()):
-        swap_in(short_T, held_AT, room_A, market.value_AT)
-    bound = worth_T.sum(dtype=torch.float64) + (slots_A * prices_A).sum(dtype=torch.float64)
-    return held_AT, float(bound)
+            load_A = held_AT.sum(dim=1)
+    room_A, missing = slots_A - load_A, market.k * cut_T.numel() - int(load_A.sum())
+    if missing and bool(room_A.any()):
+        short_T = market.k - held_AT.sum(dim=0)
+        rebid(short_T, held_AT, room_A, market.value_AT, rounds=3)
+        phase_ring(short_T, held_AT, room_A, seed)
+        if bool(short_T.any()) and bool(room_A.any()):
+            swap_in(short_T, held_AT, room_A, market.value_AT)
+    return held_AT
+
+
+def _settle_compiled(market: Market, held_AT: Tensor, margin_AT: Tensor, load_A: Tensor, slots_A: Tensor) -> Tensor:
+    least_T = margin_AT.masked_fill(~held_AT, torch.inf).amin(dim=0)
+    held_TA = held_AT.T.contiguous()
+    chains = int(CHAIN_SHARE * least_T.numel() * market.k) + 8
+    compiled.settle(
+        market.value_TA.numpy(),
+        held_TA.numpy(),
+        load_A.numpy(),
+        slots_A.numpy(),
+        _nearly_indifferent(least_T).numpy(),
+        chains,
+    )
+    return held_TA.T.contiguous()
+
+
+def _nearly_indifferent(least_T: Tensor) -> Tensor:
+    """The tokens with the smallest margins: those that may move."""
+    tokens = least_T.numel()
+    offers = min(tokens, max(CHAIN_OFFERS, tokens // 8))
+    return (least_T <= least_T.kthvalue(offers).values).nonzero().flatten()[: 2 * offers]
+
+
+def settle_margins(held_AT: Tensor, margin_AT: Tensor, load_A: Tensor, slots_A: Tensor, prices_A: Tensor) -> Tensor:
+    """Let the tokens with the smallest margins move so that load fits. Changes `held_AT`; returns the loads."""
+    least_T, last_T = margin_AT.masked_fill(~held_AT, torch.inf).min(dim=0)
+    token_L = _nearly_indifferent(least_T)
+    next_L, to_L = margin_AT[:, token_L].masked_fill_(held_AT[:, token_L], -torch.inf).max(dim=0)
+    from_L, cost_L = last_T[token_L], least_T[token_L] - next_L
+    taken, load_A = settle(from_L, to_L, cost_L, load_A, slots_A, prices_A, CHAIN_ROUNDS)
+    if taken:
+        token_M, from_M, to_M = token_L[taken], from_L[taken], to_L[taken]
+        held_AT[from_M, token_M] = False
+        held_AT[to_M, token_M] = True
+    return load_A
 
 
 @register
@@ -127,6 +230,9 @@ class Price:
     name = "price"
     bounded = True
     complete = True
+
+    def __init__(self) -> None:
+        compiled.prepare()
 
     def route(
         self, scores_TE: Tensor, capacity_E: Tensor, k: int, state: RouterState
@@ -141,28 +247,17 @@ class Price:
         alive_A = capacity_E.nonzero().flatten()
         ids_TK, prices_E, gap = torch.full_like(wishes_TK, -1), torch.zeros_like(choice_TE[0]), 0.0
         if alive_A.numel():
-            tokens = choice_TE.shape[0]
-            market = Market.of(choice_TE[:, alive_A].T.contiguous(), capacity_E[alive_A].clamp_max(tokens).tolist(), k)
-            prices_A, bound = solve(market, state.prices_E[alive_A].to(choice_TE.dtype))
-            held_AT, at_prices = assign(market, prices_A, state.step)
-            kept = float(market.value_AT.masked_fill(~held_AT, 0).sum(dtype=torch.float64))
-            bound = max(min(bound, at_prices), kept)
-            gap = (bound - kept) / bound if bound > 0 else 0.0
+            market = Market.of(choice_TE[:, alive_A], capacity_E[alive_A].tolist(), k)
+            prices_A, cut_T, bound = solve(market, state.prices_E[alive_A].to(choice_TE.dtype))
+            held_AT = assign(market, prices_A, cut_T, state.step)
+            kept = float((market.value_AT * held_AT).sum(dtype=torch.float64))
+            gap = max(0.0, (bound - kept) / bound) if bound > 0 else 0.0
             prices_E[alive_A] = prices_A
             ids_TK = held_to_ids(held_AT, k, alive_A)
         plan = make_plan(
             scores_TE, choice_TE, ids_TK, capacity_E, wishes_TK=wishes_TK, prices_E=prices_E, certified_gap=gap
         )
         return plan, next_state(state, plan)
-
-
-def solve(market: Market, start_A: Tensor) -> tuple[Tensor, float]:
-    """Prices from a sample of the tokens, then from all of them; and an upper bound on the optimum."""
-    tokens = market.value_AT.shape[1]
-    stride = tokens // SAMPLE_TOKENS
-    if stride > 1:
-        start_A, _ = sweep_prices(market.sample(stride), start_A, SAMPLE_SWEEPS, 0)
-    return sweep_prices(market, start_A, FULL_SWEEPS, OVERFLOW_SHARE * tokens * market.k)
 
 
 def held_to_ids(held_AT: Tensor, k: int, alive_A: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Each token takes its k best experts; load falls where it falls.
 
-Source: Shazeer et al., "Outrageously Large Neural Networks" (2017, arXiv 1701.06538). The base that every other policy is
-compared with, and the only one whose answer for a token depends on nothing else in the batch.
+Source: Shazeer et al., "Outrageously Large Neural Networks" (2017, arXiv 1701.06538). The base that every other
+policy is compared with, and the only one whose answer for a token depends on nothing else in the batch.
 """
 
 from __future__ import annotations
