@@ -113,11 +113,20 @@ class Worker:
         return random.uniform(0.5, 1.0) * min(self._settings.reconnect_max_s, exponential)
 
     def _create_group(self) -> None:
+        if self._group_exists():  # creating it again would be refused by a Redis that is full
+            return
         try:
             self._writes.xgroup_create(self._keys.events, self._settings.group, id="0", mkstream=True)
         except redis.ResponseError as error:
             if "BUSYGROUP" not in str(error):
                 raise
+
+    def _group_exists(self) -> bool:
+        try:
+            groups = self._writes.xinfo_groups(self._keys.events)
+        except redis.ResponseError:  # no stream
+            return False
+        return self._settings.group.encode() in [group["name"] for group in groups]
 
     # reading and applying ------------------------------------------------------------------------------------------
 
