@@ -14,10 +14,11 @@ import sys
 import time
 from pathlib import Path
 
+from redis import RedisError
 from rich.console import Console
 
 from recsys.config import Settings
-from recsys.errors import RecsysError
+from recsys.errors import RecsysError, UnavailableError
 from recsys.state.client import writer
 from recsys.state.keys import Keys
 
@@ -59,14 +60,17 @@ def fill(world: Path, settings: Settings, console: Console) -> None:
     from recsys.events.replay import publish_catalogue, replay
 
     mark = Keys(settings.redis.prefix).bootstrapped
-    with writer(settings.redis) as redis:
-        if redis.exists(mark):
-            console.print("Redis: filled before")
-            return
-        dataset = Dataset.load(world)
-        publish_catalogue(dataset, settings, console=console)
-        replay(dataset, settings, last=HISTORY_EVENTS, console=console)
-        redis.set(mark, int(time.time() * 1e3))
+    try:
+        with writer(settings.redis) as redis:
+            if redis.exists(mark):
+                console.print("Redis: filled before")
+                return
+            dataset = Dataset.load(world)
+            publish_catalogue(dataset, settings, console=console)
+            replay(dataset, settings, last=HISTORY_EVENTS, console=console)
+            redis.set(mark, int(time.time() * 1e3))
+    except RedisError as error:
+        raise UnavailableError(f"Redis: {error}") from error
 
 
 def _short(path: Path) -> Path:

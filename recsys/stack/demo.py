@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import redis
 from rich.console import Console
 
-from recsys.config import RedisSettings, Settings
-from recsys.errors import UnavailableError
-from recsys.stack.bootstrap import ensure_model, ensure_world, fill
+from recsys.stack.local import LocalStack
 from recsys.stack.processes import Processes, python
-from recsys.stack.redis_server import find_binary, free_port, server_command
+from recsys.stack.redis_server import free_port
+
+HISTORY_EVENTS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,57 +35,63 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     Raises:
         UnavailableError: a process did not come up; the message holds the end of its log.
     """
-    began = time.monotonic()
     folder = options.folder.resolve()
     with Processes(folder / "logs") as processes:
         processes.stop_on_signals()
-        url = _start_redis(processes, folder, console)
-        ensure_world(folder / "world", console)
-        ensure_model(folder / "model", folder / "world", console)
-        api_port = free_port(options.port)
-        env = _environment(options, folder, url, api_port)
-        base = f"http://127.0.0.1:{api_port}"
-        processes.start("worker", python("-m", "recsys.cli", "serve", "worker"), env=env)
-        processes.start("engine", python("-m", "recsys.cli", "serve", "engine"), env=env)
-        processes.start("api", python("-m", "recsys.cli", "serve", "api"), env=env)
-        fill(folder / "world", Settings(redis=RedisSettings(url=url)), console)
-        _await(processes, "api", lambda: _ready(base), "the service to be ready", console)
-        _print_addresses(base, began, console)
+        stack = LocalStack(processes, folder, console, options.port, options.admin_key)
+        stack.start_redis()
+        _ensure_world(folder / "world", console)
+        _ensure_model(folder / "model", folder / "world", console)
+        began = time.monotonic()
+        stack.start_service(folder / "model")
+        fill(stack, folder / "world")
+        stack.wait_ready()
+        _print_addresses(stack.base, began, console)
         if options.board:
-            board_port = free_port(options.board_port)
-            board_env = {"RECSYS_API_URL": base, "RECSYS_DASHBOARD_KEY": options.admin_key}
-            processes.start("board", python("-m", "dashboard", "--port", str(board_port)), env=board_env)
-            console.print(f"  board   [bold]http://127.0.0.1:{board_port}[/]")
+            _start_board(processes, stack, options, console)
         if options.traffic:
-            processes.start("traffic", _traffic_command(folder, base, options.rate_per_s))
+            processes.start("traffic", _traffic_command(folder, stack.base, options.rate_per_s))
             console.print(f"  traffic {options.rate_per_s:g} requests/s with a flash crowd now and then")
         console.print(f"  logs    {_short(folder / 'logs')}/*.log\n\nCtrl-C ends everything.")
         processes.watch()
         console.print("\nEnding all processes.")
 
 
-def _start_redis(processes: Processes, folder: Path, console: Console) -> str:
-    """URL of the Redis to use, started if need be."""
-    if url := os.environ.get("REDIS_URL"):
-        console.print("Redis: the one in REDIS_URL")
-        return url
-    binary, port = find_binary(), free_port(6379)
-    console.print(f"Redis: {binary.origin} on port {port}")
-    processes.start("redis", server_command(binary, folder / "redis", port))
-    url = f"redis://127.0.0.1:{port}/0"
-    _await(processes, "redis", lambda: _pings(url), "Redis to answer", console)
-    return url
+def fill(stack: LocalStack, world: Path, *, last: int = HISTORY_EVENTS) -> None:
+    """Catalogue and recent history through the public stream. Event ids are fixed: a second start changes nothing."""
+    from recsys.data.dataset import Dataset
+    from recsys.events.replay import publish_catalogue, replay
+
+    dataset = Dataset.load(world)
+    publish_catalogue(dataset, stack.settings(), console=stack.console)
+    replay(dataset, stack.settings(), last=last, console=stack.console)
 
 
-def _environment(options: DemoOptions, folder: Path, url: str, api_port: int) -> dict[str, str]:
-    return {
-        "RECSYS_REDIS__URL": url,
-        "RECSYS_API__PORT": str(api_port),
-        "RECSYS_API__ADMIN_KEY": options.admin_key,
-        "RECSYS_ENGINE__ENDPOINT": f"ipc://{folder}/engine.sock",
-        "RECSYS_ENGINE__MODEL_DIR": str(folder / "model"),
-        "OMP_WAIT_POLICY": "PASSIVE",
-    }
+def _ensure_world(world: Path, console: Console) -> None:
+    if (world / "dataset.json").exists():
+        return
+    from recsys.data.commands import make_world
+
+    with console.status("Making the world: items, users, two months of what they did"):
+        make_world(world, users=2_000, items=1_200, days=60, seed=7, now_ms=int(time.time() * 1e3))
+    console.print(f"World: made in {_short(world)}")
+
+
+def _ensure_model(model: Path, world: Path, console: Console) -> None:
+    if (model / "config.json").exists():
+        return
+    from recsys.training.config import preset
+    from recsys.training.train import train
+
+    console.print("Model: training on the world (about a minute, once)")
+    train(world, model, preset("demo"), console=console)
+
+
+def _start_board(processes: Processes, stack: LocalStack, options: DemoOptions, console: Console) -> None:
+    port = free_port(options.board_port)
+    environment = {"RECSYS_API_URL": stack.base, "RECSYS_DASHBOARD_KEY": options.admin_key}
+    processes.start("board", python("-m", "dashboard", "--port", str(port)), env=environment)
+    console.print(f"  board   [bold]http://127.0.0.1:{port}[/]")
 
 
 def _traffic_command(folder: Path, base: str, rate_per_s: float) -> list[str]:
@@ -99,42 +100,14 @@ def _traffic_command(folder: Path, base: str, rate_per_s: float) -> list[str]:
 
 
 def _print_addresses(base: str, began: float, console: Console) -> None:
+    body = json.dumps({"user_id": "u1", "k": 5})
     console.print(f"\nReady after {time.monotonic() - began:.0f} s.\n")
     console.print(f"  API     [bold]{base}/docs[/]")
-    body = json.dumps({"user_id": "u1", "k": 5})
     console.print(
         f"  try     curl -s {base}/v1/recommendations -H 'content-type: application/json' -d '{body}'",
         soft_wrap=True,
         highlight=False,
     )
-
-
-def _await(processes: Processes, name: str, condition: Callable[[], bool], what: str, console: Console) -> None:
-    """Poll for a condition, giving up when the process that should bring it died for good or after a minute."""
-    deadline = time.monotonic() + 60
-    with console.status(f"Waiting for {what}"):
-        while not condition():
-            if processes.stopping:
-                raise KeyboardInterrupt
-            if time.monotonic() > deadline:
-                raise UnavailableError(f"{what}: not within 60 s. The end of {name}.log:\n{processes.log_tail(name)}")
-            time.sleep(0.05)
-
-
-def _pings(url: str) -> bool:
-    try:
-        with redis.Redis.from_url(url, socket_timeout=1) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
-
-
-def _ready(base: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{base}/readyz", timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _short(path: Path) -> Path:
