@@ -17,6 +17,7 @@ from typing import Annotated, ParamSpec, TypeVar
 import typer
 from rich.console import Console
 
+from recsys.bench.commands import bench
 from recsys.config import Settings
 from recsys.errors import InputError, RecsysError
 
@@ -25,6 +26,7 @@ serve = typer.Typer(no_args_is_help=True, help="Run one process of the service."
 dead = typer.Typer(no_args_is_help=True, help="Events that could not be applied.")
 app.add_typer(serve, name="serve")
 app.add_typer(dead, name="dead-letters")
+app.add_typer(bench, name="bench")
 
 progress = Console(stderr=True)
 

@@ -1,0 +1,93 @@
+"""`recsys bench ...`: each starts the processes it measures, prints a table, and writes a csv with the machine."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from recsys.bench.machine import machine
+
+if TYPE_CHECKING:
+    from recsys.stack.local import LocalStack
+
+bench = typer.Typer(no_args_is_help=True, help=__doc__)
+
+Out = Annotated[Path | None, typer.Option(help="csv file to add the rows to, with the machine and the versions")]
+
+
+@bench.command()
+def freshness(
+    world: Annotated[Path, typer.Option(help="Data set folder, as `recsys demo` leaves it")] = Path("var/demo/world"),
+    model: Annotated[Path, typer.Option(help="Model folder")] = Path("var/demo/model"),
+    seconds: float = 20.0,
+    events: Annotated[float, typer.Option(help="Events per second")] = 200.0,
+    queries: Annotated[float, typer.Option(help="Queries per second beside them")] = 50.0,
+    out: Out = None,
+) -> None:
+    """Time from "event accepted" to the first answer that shows it."""
+    from recsys.bench.freshness import FreshnessOptions, measure_freshness
+    from recsys.stack.demo import fill
+
+    console = Console(stderr=True)
+    with _stack(model, console) as stack:
+        fill(stack, world)
+        stack.wait_ready()
+        options = FreshnessOptions(seconds=seconds, events_per_s=events, queries_per_s=queries)
+        report("freshness", [asyncio.run(measure_freshness(stack.base, options))], out)
+
+
+@bench.command()
+def replay(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder")],
+    model: Annotated[Path, typer.Argument(help="Model folder, trained with protocol `time` on the same data")],
+    test_share: Annotated[float, typer.Option(help="The tail: share of all events, the newest")] = 0.1,
+    questions: Annotated[int, typer.Option(help="Questions asked, spread over the tail")] = 2_000,
+    out: Out = None,
+) -> None:
+    """A data set's own events through the stream in time order, with queries: the service beside popularity."""
+    from recsys.bench.replay import replay_and_ask
+
+    console = Console(stderr=True)
+    with _stack(model, console, RECSYS_STATE__POPULAR_REFRESH_S="0.5") as stack:
+        rows = replay_and_ask(stack, dataset, test_share=test_share, most=questions, console=console)
+        report("replay", rows, out)
+
+
+def report(title: str, rows: Sequence[Mapping[str, float | str]], out: Path | None) -> None:
+    """Print rows as a table, and add them to a csv together with the machine."""
+    table = Table(title=title, show_header=False)
+    for name in rows[0]:
+        table.add_row(name, *(f"{v:.4g}" if isinstance(v := row[name], float) else str(v) for row in rows))
+    facts = machine()
+    Console().print(table)
+    Console().print("  ".join(f"{name} {value}" for name, value in facts.items()), style="dim", highlight=False)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = not out.exists()
+        with out.open("a", newline="") as file:
+            writer = csv.DictWriter(file, [*rows[0], *facts])
+            if fresh:
+                writer.writeheader()
+            writer.writerows({**row, **facts} for row in rows)
+
+
+@contextmanager
+def _stack(model: Path, console: Console, **more: str) -> Iterator[LocalStack]:
+    """A service of the measurement's own, in a temporary folder."""
+    from recsys.stack.local import LocalStack
+    from recsys.stack.processes import Processes
+
+    with tempfile.TemporaryDirectory(prefix="recsys-bench-") as name, Processes(Path(name) / "logs") as processes:
+        stack = LocalStack(processes, Path(name), console, port=8000, more=more)
+        stack.start_redis()
+        stack.start_service(model.resolve())
+        yield stack
