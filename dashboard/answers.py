@@ -1,0 +1,179 @@
+"""What `/v1` answers, as far as the board reads it. Fields that it does not know are ignored.
+
+The service owns this contract; the board imports none of its code, so a test holds the two sides equal.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class LayerLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """Load of one MoE layer during one snapshot interval; lists run over experts, units are expert slots.
+
+    `demand` is what tokens wished for, `served` what was computed, `capacity` the most that could be;
+    `flow[i]` = [expert wished for, expert used, slots].
+    """
+
+    demand: list[int]
+    served: list[int]
+    redirected_in: list[int]
+    redirected_out: list[int]
+    dropped: int
+    capacity: list[float]
+    price: list[float]
+    max_over_mean_demand: float
+    max_over_mean_served: float
+    score_kept: float
+    certified_gap: float
+    flow: list[tuple[int, int, int]]
+
+
+class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """What one engine did in one snapshot interval."""
+
+    engine: str
+    ts: int  # Unix ms
+    interval_ms: float
+    model_version: str
+    policy: str
+    capacity_factor: float
+    step: str
+    pressure: float
+    queue: int
+    queue_max: int
+    answered: int
+    refused: int
+    expired: int
+    failed: int
+    batches: int
+    batch_requests_mean: float
+    tokens: int
+    step_ms_p50: float
+    step_ms_p99: float
+    latency_ms_p50: float
+    latency_ms_p95: float
+    latency_ms_p99: float
+    layers: list[LayerLoad]
+
+
+class Experts(msgspec.Struct, frozen=True):
+    """Load snapshots of all engines, oldest first."""
+
+    engines: list[str]
+    snapshots: list[LoadSnapshot]
+
+
+class Router(msgspec.Struct, frozen=True):
+    """The routing policy wanted, those on offer, and what each engine runs."""
+
+    policy: str
+    capacity_factor: float
+    policies: list[str]
+    active: dict[str, str]
+
+
+class Item(msgspec.Struct, frozen=True):
+    """One item of an answer, best first."""
+
+    item_id: str
+    score: float
+    title: str | None = None
+    categories: list[str] = []
+    goals: dict[str, float] = {}
+
+
+class Degraded(msgspec.Struct, frozen=True):
+    """What an answer gave up for speed."""
+
+    step: str = "calm"
+    redirected: float = 0.0
+    score_kept: float = 1.0
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Milliseconds spent where."""
+
+    total_ms: float
+    state_ms: float = 0.0
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+
+
+class Explanation(msgspec.Struct, frozen=True):
+    """Experts of one item in one MoE layer."""
+
+    item_id: str
+    layer: int
+    experts: list[int]
+    gates: list[float]
+    redirected_from: list[int] = []
+    redirected_to: list[int] = []
+
+
+class Recommendations(msgspec.Struct, frozen=True):
+    """A list for a user, and how it came about."""
+
+    request_id: str
+    items: list[Item]
+    model_version: str
+    policy: str
+    degraded: Degraded
+    cold_start: bool
+    timing: Timing
+    fallback: str | None = None
+    explain: list[Explanation] | None = None
+
+
+class HistoryEntry(msgspec.Struct, frozen=True):
+    """One remembered interaction."""
+
+    item_id: str
+    kind: str
+    ts: int
+    title: str | None = None
+
+
+class User(msgspec.Struct, frozen=True):
+    """What the service knows of a user, newest interaction first."""
+
+    user_id: str
+    attributes: dict[str, Any]
+    history: list[HistoryEntry]
+    hidden: list[str]
+    counts: dict[str, int]
+
+
+class Popular(msgspec.Struct, frozen=True):
+    """Most used items in a window of time."""
+
+    window: str
+    items: list[Item]
+
+
+class RejectedEvent(msgspec.Struct, frozen=True):
+    """Why one event of a batch was not taken."""
+
+    index: int
+    field: str | None
+    reason: str
+
+
+class Events(msgspec.Struct, frozen=True):
+    """What became of a batch of events."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[RejectedEvent]
+    event_ids: list[str]
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """An error, as `application/problem+json`."""
+
+    title: str = ""
+    status: int = 0
+    detail: str = ""
+    field: str | None = None

@@ -1,0 +1,19 @@
+"""Entry point of Streamlit: navigation and the look that all pages share. Start it with `python -m dashboard`."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import style
+from dashboard.views import live, recommend, system
+
+st.set_page_config(page_title="Experts, live", page_icon=":material/hub:", layout="wide")
+style.apply()
+st.navigation(
+    [
+        st.Page(live.page, title="Live", icon=":material/monitoring:", url_path="live", default=True),
+        st.Page(recommend.page, title="Recommend", icon=":material/recommend:", url_path="recommend"),
+        st.Page(system.page, title="System", icon=":material/dns:", url_path="system"),
+    ],
+    position="top",
+).run()

@@ -1,0 +1,150 @@
+"""Typed client of `/v1`, on the standard library: every call has a time-out and every failure says what to do."""
+
+from __future__ import annotations
+
+import http.client
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any, TypeVar
+
+import msgspec
+
+from dashboard.answers import Events, Experts, Popular, Problem, Recommendations, Router, User
+
+T = TypeVar("T")
+
+BODY_BYTES_MAX = 64 * 1024 * 1024  # two minutes of snapshots of several engines are a few megabytes
+
+# The service is addressed directly, whatever proxy the environment names for the rest of the world.
+_opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class ApiError(Exception):
+    """A call did not succeed; the text is fit to be shown."""
+
+
+class UnreachableError(ApiError):
+    """Nobody answered in time."""
+
+
+class RefusedError(ApiError):
+    """The service answered with an error status."""
+
+    def __init__(self, status: int, problem: Problem, *, retry_after_s: float | None = None) -> None:
+        self.status = status
+        self.problem = problem
+        self.retry_after_s = retry_after_s
+        what = problem.detail or problem.title or http.client.responses.get(status, "error")
+        super().__init__(f"{what} (HTTP {status})")
+
+    @property
+    def wrong_key(self) -> bool:
+        """The admin key is missing or not the right one."""
+        return self.status in (401, 403)
+
+
+class UnexpectedAnswerError(ApiError):
+    """Something answered, but not this service, or another version of it."""
+
+
+class Client:
+    """One service, by its base URL.
+
+    Args:
+        base_url: for example `http://127.0.0.1:8000`.
+        timeout_s: longest wait for a connection and for each read.
+    """
+
+    def __init__(self, base_url: str, *, timeout_s: float = 3.0) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url: must start with http:// or https://, got {base_url!r}")
+        self.base_url = base_url.rstrip("/")
+        self.timeout_s = timeout_s
+
+    def experts(self, *, window_s: float) -> Experts:
+        """Load snapshots of the last `window_s` seconds."""
+        return self._call("GET", f"/v1/experts?window_s={window_s:g}", Experts)
+
+    def router(self) -> Router:
+        """The routing policy wanted, and what each engine runs."""
+        return self._call("GET", "/v1/router", Router)
+
+    def set_router(self, *, policy: str, capacity_factor: float, key: str) -> Router:
+        """Switch the live policy; needs the admin key."""
+        body = {"policy": policy, "capacity_factor": capacity_factor}
+        return self._call("PUT", "/v1/router", Router, body=body, headers={"X-Api-Key": key})
+
+    def recommend(self, request: dict[str, Any]) -> Recommendations:
+        """A list; `request` is the body of `POST /v1/recommendations`."""
+        return self._call("POST", "/v1/recommendations", Recommendations, body=request)
+
+    def send_event(self, event: dict[str, Any]) -> Events:
+        """Report one interaction."""
+        return self._call("POST", "/v1/events", Events, body={"events": [{"type": "interaction", **event}]})
+
+    def user(self, user_id: str) -> User | None:
+        """What is known of a user; None if nothing is."""
+        try:
+            return self._call("GET", f"/v1/users/{urllib.parse.quote(user_id, safe='')}", User)
+        except RefusedError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def popular(self, *, window: str = "24h", k: int = 10) -> Popular:
+        """Most used items."""
+        return self._call("GET", f"/v1/popular?{urllib.parse.urlencode({'window': window, 'k': k})}", Popular)
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether the service is ready, and what `/readyz` says in its own words."""
+        status, body, _ = self._exchange("GET", "/readyz")
+        try:
+            return status == 200, msgspec.json.decode(body, type=dict[str, Any])
+        except (msgspec.DecodeError, msgspec.ValidationError):
+            raise UnexpectedAnswerError(f"{self.base_url}/readyz answered no JSON (HTTP {status})") from None
+
+    def _call(
+        self, method: str, path: str, type_: type[T], *, body: Any = None, headers: dict[str, str] | None = None
+    ) -> T:
+        status, raw, retry_after_s = self._exchange(method, path, body=body, headers=headers)
+        if status >= 400:
+            raise RefusedError(status, _problem(raw), retry_after_s=retry_after_s)
+        try:
+            return msgspec.json.decode(raw, type=type_)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            where = f"{self.base_url}{path.partition('?')[0]}"
+            raise UnexpectedAnswerError(f"{where} is not what this board knows: {error}") from None
+
+    def _exchange(
+        self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes, float | None]:
+        data = None if body is None else msgspec.json.encode(body)
+        request = urllib.request.Request(self.base_url + path, data=data, method=method)
+        request.add_header("Accept", "application/json")
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
+        for name, value in (headers or {}).items():
+            if not value.isascii() or not value.isprintable():
+                raise RefusedError(401, Problem(detail=f"{name} may hold printable ASCII only"))
+            request.add_header(name, value)
+        try:
+            with _opener.open(request, timeout=self.timeout_s) as response:
+                return int(response.status), response.read(BODY_BYTES_MAX), None
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read(BODY_BYTES_MAX), _seconds(error.headers.get("Retry-After"))
+        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise UnreachableError(f"no answer from {self.base_url} ({reason})") from None
+
+
+def _problem(raw: bytes) -> Problem:
+    try:
+        return msgspec.json.decode(raw, type=Problem)
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        return Problem(detail=raw[:200].decode(errors="replace").strip())
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    return float(retry_after) if retry_after is not None and retry_after.isdigit() else None

@@ -1,0 +1,72 @@
+"""What the load says, in one sentence that needs no chart to be understood; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import polars as pl
+
+HOT = 1.75  # × mean from which an expert's demand counts as a crowd
+WORTH_SAYING = 0.005  # share of redirected slots below which nothing is said of it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """The present in words and in the numbers that the words use."""
+
+    mood: str  # `quiet`, `calm`, `balanced` or `overrun`
+    title: str
+    text: str
+    hot: tuple[int, ...] = ()
+    wanted: float = 0.0  # demand of the busiest expert, × mean
+    worked: float = 0.0  # served load of the busiest expert, × its mean
+    redirected: float = 0.0  # share of served slots
+    score_kept: float = 1.0
+
+
+def tell(now: pl.DataFrame, *, score_kept: float) -> Story:
+    """Describe `frames.load_now`.
+
+    Args:
+        now: load per expert.
+        score_kept: gate score of the routes used, relative to the unconstrained ones.
+    """
+    if now.is_empty() or now["demand"].sum() <= 0:
+        return Story(mood="quiet", title="No traffic", text="The engine is up and nobody asks it anything.")
+    wanted = float(now["demand_x"].max() or 0.0)  # type: ignore[arg-type]
+    served = now["served"]
+    mean = float(served.sum()) / len(served)
+    worked = float(served.max()) / mean if mean > 0 else 0.0  # type: ignore[arg-type]
+    redirected = float(now["moved_in"].sum()) / max(float(served.sum()), 1e-9)
+    hot = tuple(now.filter(pl.col("demand_x") >= HOT).sort("demand_x", descending=True)["expert"].to_list()[:3])
+    told = Story(
+        mood="calm",
+        title="Calm",
+        text=f"Wishes are spread well: the busiest expert is wanted {wanted:.1f}× the mean and works {worked:.1f}×.",
+        hot=hot,
+        wanted=wanted,
+        worked=worked,
+        redirected=redirected,
+        score_kept=score_kept,
+    )
+    if hot:
+        names, are = _names(hot), "is" if len(hot) == 1 else "are"
+        crowd = f"{names[0].upper()}{names[1:]} {are} wanted up to {wanted:.1f}× the mean"
+        if worked < max(HOT, 0.6 * wanted):
+            title, text = f"Crowd on {names}, work stays even", f"{crowd}; no expert works more than {worked:.2f}×."
+            told = replace(told, mood="balanced", title=title, text=text)
+        else:
+            title, text = f"Crowd on {names}, work piles up", f"{crowd} and must work {worked:.1f}× while others wait."
+            told = replace(told, mood="overrun", title=title, text=text)
+    if redirected >= WORTH_SAYING:
+        moved = f" {redirected:.0%} of the work was redirected; {score_kept:.1%} of the gate score is kept."
+        told = replace(told, text=told.text + moved)
+    return told
+
+
+def _names(experts: tuple[int, ...]) -> str:
+    names = [f"expert {e}" if i == 0 else str(e) for i, e in enumerate(experts)]
+    if len(names) > 1:
+        names[0] = names[0].replace("expert", "experts")
+        return ", ".join(names[:-1]) + " and " + names[-1]
+    return names[0]
