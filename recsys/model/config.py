@@ -63,10 +63,10 @@ class ModelConfig:
             value = getattr(self, name)
             if type(value) is not int or not low <= value <= high:
                 raise ValueError(f"{name}: {value!r} is not a whole number from {low} to {high}")
-        for name in ("dropout", "id_dropout", "expert_dropout", "gate_noise"):
+        for name, high in (("dropout", 1), ("id_dropout", 1), ("expert_dropout", 1), ("gate_noise", 100)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
-                raise ValueError(f"{name}: {value!r} is not a number from 0 to below 1")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < high:
+                raise ValueError(f"{name}: {value!r} is not a number from 0 to below {high}")
         if self.k > self.experts:
             raise ValueError(f"k: {self.k} experts per token, but there are only {self.experts} (experts)")
         for name in ("encoder_heads", "ranker_heads"):

@@ -47,8 +47,12 @@ class HistoryAttention(nn.Module):
     def forward(self, candidates_BND: Tensor, encoded: Encoded) -> Tensor:
         B, N, D = candidates_BND.shape
         history_BLD = torch.cat([encoded.states_BLD, encoded.events_BLD], dim=-1)
-        q = self.query(candidates_BND).view(B, N, self.heads, -1).transpose(1, 2)
-        k, v = self.key_value(history_BLD).view(B, -1, 2, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
+        q = self.query(candidates_BND).view(B, N, self.heads, D // self.heads).transpose(1, 2)
+        k, v = (
+            self.key_value(history_BLD)
+            .view(B, history_BLD.shape[1], 2, self.heads, D // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
         seen = encoded.mask_BL[:, None, None, :]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).reshape(B, N, D)
 
@@ -144,5 +148,5 @@ class Ranker(nn.Module):
         for layer, block in enumerate(self.blocks):
             x_TD, plan = block(x_TD, layer, router)
             plans.append(plan)
-        heads_BNG = self.heads(self.final_norm(x_TD)).view(B, N, -1)
+        heads_BNG = self.heads(self.final_norm(x_TD)).view(B, N, len(self.retrieval_G))
         return Ranked(logits_BNG=retrieval_BN[..., None] * self.retrieval_G + heads_BNG, plans=tuple(plans))

@@ -25,7 +25,7 @@ class Progress:
         phase: "retrieval", "ranking" or "done".
         epoch: epochs of this phase that are complete.
         step: optimizer steps of this phase.
-        best: best validation NDCG@10 of this phase, -1 before the first check.
+        best: best validation NDCG of this phase, -1 before the first check.
         checks_without_gain: since the best one.
         curve: one entry per epoch, of both phases.
     """

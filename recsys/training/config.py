@@ -20,7 +20,8 @@ class TrainConfig:
     """How a model is trained.
 
     Training has two phases: first the encoder and the item table learn retrieval, then the ranker learns to order
-    what retrieval finds. Each phase ends when its validation NDCG@10 has not risen for `patience` checks.
+    what retrieval finds. Each phase keeps its best weights, and ends when its validation NDCG has not risen for
+    `patience` checks.
 
     Attributes:
         model: shape of the model; its vocabulary sizes are set from the data.
@@ -45,7 +46,7 @@ class TrainConfig:
         ranking_batch: users per step in the second phase.
         ranking_to_encoder: let the ranking loss change encoder and item table too.
         balance_rate: step of the bias that balances experts (arXiv 2408.15664).
-        patience: checks without a better validation NDCG@10 until a phase ends.
+        patience: checks without a better validation NDCG until a phase ends.
         check_every: epochs between checks.
         precision: of the softmax over the catalogue.
         seed: of everything random; a seed repeats a run exactly on the same machine and number of threads.

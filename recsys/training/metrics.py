@@ -19,7 +19,8 @@ def hit_rate(ranks: Tensor, k: int = 10) -> float:
     return float((ranks <= k).double().mean()) if ranks.numel() else 0.0
 
 
-def ndcg(ranks: Tensor, k: int = 10) -> float:
-    """Mean of 1 / log2(1 + rank), 0 beyond rank k: NDCG@k where one item is relevant."""
-    gain = torch.where(ranks <= k, 1.0 / torch.log2(1.0 + ranks.double()), 0.0)
+def ndcg(ranks: Tensor, k: int | None = 10) -> float:
+    """Mean of 1 / log2(1 + rank), 0 beyond rank k: NDCG@k where one item is relevant. None: no cut."""
+    gain = 1.0 / torch.log2(1.0 + ranks.double())
+    gain = gain if k is None else torch.where(ranks <= k, gain, 0.0)
     return float(gain.mean()) if ranks.numel() else 0.0

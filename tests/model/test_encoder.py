@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from recsys.model.encoder import newest_first_in
+from recsys.model.recommender import Recommender
+
+HISTORY = [3, 9, 27, 41, 5]
+
+
+def encode_user(model: Recommender, table_ID: Tensor, rows: list[list[int]], row: int = 0) -> Tensor:
+    history_BL = torch.tensor(rows)
+    user_D: Tensor = model.encode(history_BL, (history_BL != 0).long() * 2, table_ID).user_BD[row]
+    return user_D.detach()
+
+
+@pytest.mark.parametrize(
+    "padded",
+    [[*HISTORY, 0, 0, 0], [0, 0, 0, *HISTORY], [3, 0, 9, 27, 0, 0, 41, 5], [0] * 40 + HISTORY],
+    ids=["behind", "in-front", "between", "much"],
+)
+def test_padding_changes_nothing(model: Recommender, table_ID: Tensor, padded: list[int]) -> None:
+    plain_D = encode_user(model, table_ID, [HISTORY])
+    torch.testing.assert_close(encode_user(model, table_ID, [padded]), plain_D, atol=1e-6, rtol=0)
+
+
+def test_other_rows_change_nothing(model: Recommender, table_ID: Tensor) -> None:
+    strangers = torch.randint(0, 42, (31, len(HISTORY))).tolist()
+    plain_D = encode_user(model, table_ID, [HISTORY])
+    torch.testing.assert_close(encode_user(model, table_ID, [*strangers, HISTORY], -1), plain_D, atol=1e-6, rtol=0)
+
+
+def test_order_and_kind_matter(model: Recommender, table_ID: Tensor) -> None:
+    plain_D = encode_user(model, table_ID, [HISTORY])
+    assert (encode_user(model, table_ID, [HISTORY[::-1]]) - plain_D).abs().max() > 1e-3
+    history_BL = torch.tensor([HISTORY])
+    liked_D = model.encode(history_BL, torch.full_like(history_BL, 3), table_ID).user_BD[0]
+    assert (liked_D - plain_D).abs().max() > 1e-3
+
+
+def test_the_future_does_not_reach_the_past(model: Recommender, table_ID: Tensor) -> None:
+    history_BL = torch.tensor([HISTORY, [*HISTORY[:3], 17, 30]])
+    states_BLD = model.encode(history_BL, torch.ones_like(history_BL), table_ID).states_BLD
+    torch.testing.assert_close(states_BLD[0, :4], states_BLD[1, :4], atol=1e-6, rtol=0)
+    assert (states_BLD[0, 4] - states_BLD[1, 4]).abs().max() > 1e-3
+
+
+def test_only_the_newest_events_are_read(model: Recommender, table_ID: Tensor) -> None:
+    longest = model.config.history
+    old, new = list(range(1, 20)), list(range(20, 20 + longest))
+    torch.testing.assert_close(
+        encode_user(model, table_ID, [old + new]), encode_user(model, table_ID, [new]), atol=1e-6, rtol=0
+    )
+
+
+def test_a_cold_start_has_a_user_vector(model: Recommender, table_ID: Tensor) -> None:
+    empty = torch.zeros(2, 0, dtype=torch.int64)
+    encoded = model.encode(empty, empty, table_ID)
+    assert encoded.user_BD.isfinite().all()
+    assert encoded.mask_BL.tolist() == [[True], [True]]
+    padded_D = encode_user(model, table_ID, [[0, 0, 0], HISTORY[:3]])
+    torch.testing.assert_close(encoded.user_BD[0], padded_D, atol=1e-6, rtol=0)
+
+
+def test_no_requests(model: Recommender, table_ID: Tensor) -> None:
+    none = torch.zeros(0, 4, dtype=torch.int64)
+    assert model.encode(none, none, table_ID).user_BD.shape == (0, model.config.width)
+
+
+def test_the_users_state_is_that_after_the_newest_event(model: Recommender, table_ID: Tensor) -> None:
+    history_BL = torch.tensor([[3, 9, 0, 0], [1, 2, 3, 4]])
+    encoded = model.encode(history_BL, torch.ones_like(history_BL), table_ID)
+    assert encoded.mask_BL.sum(1).tolist() == [3, 5]
+    torch.testing.assert_close(encoded.user_BD[0], encoded.states_BLD[0, 2])
+    torch.testing.assert_close(encoded.user_BD[1], encoded.states_BLD[1, 4])
+
+
+def test_columns_of_the_newest_events() -> None:
+    columns_BL, mask_BL = newest_first_in(torch.tensor([[0, 5, 0, 6, 7], [0, 0, 0, 0, 1]]), 2)
+    assert columns_BL.tolist()[0] == [3, 4]
+    assert mask_BL.tolist() == [[True, True], [True, False]]
+    assert columns_BL[1, 0] == 4
