@@ -9,7 +9,8 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from redis.exceptions import RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
@@ -50,7 +51,7 @@ def answer_to(error: Exception) -> Response:
             return problem(422, str(error), field=error.field)
         case UnavailableError():
             return problem(503, str(error), headers=retry_after(error.retry_after_s))
-        case RedisError():
+        case RedisConnectionError() | RedisTimeoutError():
             return problem(503, "the event store cannot be reached", headers=retry_after(1))
         case RequestValidationError():
             return _validation_problem(error)
@@ -80,6 +81,7 @@ def install(app: FastAPI) -> None:
         log.exception("unexpected_error", path=request.url.path, exc_info=error)
         return answer_to(error)
 
-    for kind in (RecsysError, RedisError, RequestValidationError, HTTPException):
+    expected = (RecsysError, RedisConnectionError, RedisTimeoutError, RequestValidationError, HTTPException)
+    for kind in expected:
         app.add_exception_handler(kind, handle)
     app.add_exception_handler(Exception, handle_unexpected)

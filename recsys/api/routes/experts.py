@@ -20,7 +20,7 @@ routes = APIRouter(prefix="/v1", tags=["routing"])
 async def experts(
     res: Res,
     window_s: Annotated[float, Query(gt=0, le=600, description="How far back")] = 5.0,
-    since: Annotated[int, Query(ge=0, description="Only snapshots after this Unix ms")] = 0,
+    since: Annotated[int, Query(ge=0, le=10**13, description="Only snapshots after this Unix ms")] = 0,
 ) -> Response:
     """Load snapshots of all engines, oldest first; the last per engine is the present."""
     oldest = max(int((time.time() - window_s) * 1e3), since + 1)
