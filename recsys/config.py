@@ -37,7 +37,7 @@ class EventSettings(_Section):
     """The event stream, its worker, and the bounds of what they keep."""
 
     group: str = Field("features", description="Consumer group of the state workers")
-    batch_max: PositiveInt = Field(256, description="Entries read and applied in one atomic step")
+    batch_max: PositiveInt = Field(64, description="Entries read and applied in one atomic step")
     block_ms: PositiveInt = Field(500, description="Longest wait of one blocking read; below the socket time-out")
     claim_idle_ms: PositiveInt = Field(5_000, description="A dead worker's entries are taken over after this idle time")
     claim_every_ms: PositiveInt = Field(1_000, description="How often a worker looks for entries to take over")
