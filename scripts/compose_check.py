@@ -90,6 +90,7 @@ def main() -> int:
         with timed("up --wait, nothing there yet (makes world and model)"):
             stack.compose("up", "--detach", "--wait")
         until(stack.ready, "/readyz", within_s=30)
+        check_privileges(stack)
         check_recommendation(stack)
         check_like(stack)
         check_board(stack)
@@ -109,6 +110,18 @@ def main() -> int:
             stack.compose("--profile", "*", "down", "--volumes", "--remove-orphans")
     say("all held")
     return 0
+
+
+def check_privileges(stack: Stack) -> None:
+    """No container runs as root, writes to its image, or has a port that the network can reach."""
+    names = stack.compose("ps", "--services").split()
+    for name in names:
+        require(stack.compose("exec", "-T", name, "id", "-u").strip() != "0", f"{name} runs as root")
+        wrote = stack.compose("exec", "-T", name, "sh", "-c", "touch /etc/written 2>/dev/null && echo yes || echo no")
+        require(wrote.strip() == "no", f"{name} can write to its image")
+    ports = stack.compose("ps", "--format", "{{.Service}} {{.Ports}}")
+    require("0.0.0.0" not in ports and "[::]" not in ports, f"reachable from outside this machine:\n{ports}")
+    say(f"unprivileged, read-only, on the loopback: {' '.join(sorted(names))}")
 
 
 def check_recommendation(stack: Stack) -> list[str]:

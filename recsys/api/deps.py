@@ -59,7 +59,7 @@ def require_admin(res: Res, x_api_key: Annotated[str | None, Header()] = None) -
         HTTPException: 403 if no key is set on the server, 401 if the caller's is absent or wrong.
     """
     wanted = res.settings.api.admin_key
-    if wanted is None:
+    if wanted is None or not wanted.get_secret_value():  # set to nothing is not set: "" would equal an absent header
         raise HTTPException(403, "X-Api-Key: admin calls are off because the server has no RECSYS_API__ADMIN_KEY")
     given = (x_api_key or "").encode()
     if not hmac.compare_digest(given, wanted.get_secret_value().encode()):
