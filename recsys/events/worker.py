@@ -90,7 +90,7 @@ class Worker:
                 self._eraser.reset()
                 self.metrics.reconnects.inc()
                 pause_s = self._pause_s()
-                log.warning("worker.redis_away", name=self.name, error=str(error), retry_in_s=round(pause_s, 3))
+                log.warning("worker.interrupted", name=self.name, error=str(error), retry_in_s=round(pause_s, 3))
                 stop.wait(pause_s)
         self._reads.close()
         self._writes.close()
@@ -101,10 +101,10 @@ class Worker:
         self._resume()
         while not stop.is_set():
             entries = self._read()
-            self._failures = 0
             if entries:
                 self._apply(entries)
             self._maintain()
+            self._failures = 0
 
     def _pause_s(self) -> float:
         """Capped exponential backoff with jitter, so that many workers do not come back in step."""

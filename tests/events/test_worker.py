@@ -163,6 +163,7 @@ def test_survives_redis_killed_stopped_and_restarted(redis_server: Any, make_str
 
     def add_and_wait(event_id: str) -> None:
         with redis.Redis.from_url(redis_server.url) as client:
+            client.config_set("appendfsync", "always")  # what Redis said it has, it has after a kill
             fields = {"type": "interaction", "user_id": "u1", "item_id": "i1", "kind": "like", "event_id": event_id}
             client.xadd(stream.keys.events, fields)
             stream.eventually(lambda: client.zscore(stream.keys.dedup, event_id), what=f"{event_id} applied")
