@@ -101,11 +101,9 @@ def normalised_gates(scores_TE: Tensor, expert_ids_TK: Tensor) -> Tensor:
 
     A token whose chosen scores are all 0 gets equal weights.
     """
-    used_TK = expert_ids_TK >= 0
-    chosen_TK = scores_TE.gather(1, expert_ids_TK.clamp_min(0)).masked_fill(~used_TK, 0)
-    total_T1 = chosen_TK.sum(dim=1, keepdim=True)
-    equal_TK = used_TK / used_TK.sum(dim=1, keepdim=True).clamp_min(1).to(chosen_TK.dtype)
-    return torch.where(total_T1 > 0, chosen_TK / torch.where(total_T1 > 0, total_T1, 1), equal_TK)
+    # The tiny term gives equal weights where all scores are 0, and is lost in rounding everywhere else.
+    chosen_TK = (scores_TE.gather(1, expert_ids_TK.clamp_min(0)) + 1e-30) * (expert_ids_TK >= 0)
+    return chosen_TK / chosen_TK.sum(dim=1, keepdim=True).clamp_min(1e-30)
 
 
 def split_rows(keys_TE: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""The two scalar loops of price routing, compiled by numba where it is installed (extra `fast`); CPU only.
+"""The scalar loops of price routing, compiled by numba where it is installed (extra `fast`); CPU only.
 
-`sweep` finds prices: the k+1 best of each token by vector minima and maxima, the quantile of each expert off a
-histogram that zooms in on its price. `settle` moves the last surplus along cheapest chains.
-Without numba the same steps run as tensor operations (`router.policies.price`, `router.chains`), 5-20x slower.
+`sweep` finds prices: the k+1 best of each token by vector minima and maxima, the quantile of each expert by halving on
+vector counts. `hold` assigns at given prices, `settle` moves the last surplus along cheapest chains.
+Without numba the same steps run as tensor operations (`router.policies.price`, `router.chains`), several times slower.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if available:
     import numba
     import numpy as np
 
-BINS = 128
+HALVINGS = 24
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
@@ -54,6 +54,34 @@ def _cut_offs(value_AT, k, prices_A, best_KT, cut_T):  # type: ignore[no-untyped
 
 
 @_compiled
+def _above(keys_T, limit):  # type: ignore[no-untyped-def]
+    count = 0
+    for t in range(keys_T.size):
+        count += keys_T[t] > limit
+    return count
+
+
+@_compiled
+def _price_that_fills(surplus_T, slots, low, high):  # type: ignore[no-untyped-def]
+    """A price in low..high that `slots` tokens would pay, or the end nearest to one; counting is cheap."""
+    low, high = surplus_T.dtype.type(low), surplus_T.dtype.type(high)
+    if _above(surplus_T, low) <= slots:
+        return low
+    if _above(surplus_T, high) > slots:
+        return high
+    for _ in range(HALVINGS):
+        middle = (low + high) / surplus_T.dtype.type(2)
+        count = _above(surplus_T, middle)
+        if count == slots:
+            return middle
+        if count > slots:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@_compiled
 def sweep(
     value_AT: np.ndarray,
     slots_A: np.ndarray,
@@ -77,8 +105,7 @@ def sweep(
     """
     alive, tokens = value_AT.shape
     best_KT = np.empty((k, tokens), value_AT.dtype)
-    count_B = np.empty(BINS, np.int64)
-    price_A, load_A = np.empty(alive), np.empty(alive, np.int64)
+    surplus_T, price_A = np.empty(tokens, value_AT.dtype), np.empty(alive)
     width = width if width > 0 else 1e-12 + value_AT.max()
     bound = np.inf
     for turn in range(sweeps + 1):
@@ -96,7 +123,6 @@ def sweep(
             price, load = prices_A[e], 0
             for t in range(tokens):
                 load += value_AT[e, t] - price > cut_T[t]
-            load_A[e] = load
             dual += slots_A[e] * price
             over += max(load - slots_A[e], 0)
             idle += max(slots_A[e] - load, 0) * price
@@ -104,28 +130,9 @@ def sweep(
         if turn == sweeps or (turn > 0 and over <= enough and idle <= idle_share * dual):
             break
         for e in range(alive):
-            # The price that fills the expert is the (slots+1)-th largest value - cut-off: read off a histogram
-            # round the present price.
-            low = max(0.0, prices_A[e] - width)
-            scale = BINS / (prices_A[e] + width - low)
-            count_B[:] = 0
-            seen = 0
             for t in range(tokens):
-                place = (value_AT[e, t] - cut_T[t] - low) * scale
-                if place > 0.0:
-                    if place < BINS:
-                        count_B[int(place)] += 1
-                    else:
-                        seen += 1
-            wanted, price_A[e] = slots_A[e] + 1, low
-            if seen >= wanted:
-                price_A[e] = low + BINS / scale
-            else:
-                for b in range(BINS - 1, -1, -1):
-                    if seen + count_B[b] >= wanted:
-                        price_A[e] = low + (b + 1 - (wanted - seen) / (count_B[b] + 1.0)) / scale
-                        break
-                    seen += count_B[b]
+                surplus_T[t] = value_AT[e, t] - cut_T[t]
+            price_A[e] = _price_that_fills(surplus_T, slots_A[e], max(0.0, prices_A[e] - width), prices_A[e] + width)
         largest = 0.0
         for e in range(alive):
             change = price_A[e] - prices_A[e]
@@ -138,25 +145,40 @@ def sweep(
 
 
 @_compiled
-def _scan(value_TA, held_TA, token_L, a, cost_AA, mover_AA):  # type: ignore[no-untyped-def]
+def hold(value_AT, prices_A, cut_T, held_AT, load_A, least_T):  # type: ignore[no-untyped-def]
+    """Who holds what at these prices, the loads, and the least margin among the experts a token holds."""
+    alive, tokens = value_AT.shape
+    least_T[:] = np.inf
+    for e in range(alive):
+        price, load = prices_A[e], 0
+        for t in range(tokens):
+            margin = value_AT[e, t] - price - cut_T[t]
+            held = margin > 0
+            held_AT[e, t] = held
+            load += held
+            least_T[t] = margin if held and margin < least_T[t] else least_T[t]
+        load_A[e] = load
+
+
+@_compiled
+def _scan(value_LA, held_LA, a, cost_AA, mover_AA):  # type: ignore[no-untyped-def]
     """For expert a and every other: the token that moves there at the least cost."""
-    alive = value_TA.shape[1]
+    tokens, alive = value_LA.shape
     cost_AA[a, :] = np.inf
     mover_AA[a, :] = -1
-    for t in token_L:
-        if held_TA[t, a]:
+    for t in range(tokens):
+        if held_LA[t, a]:
             for b in range(alive):
-                if not held_TA[t, b]:
-                    cost = value_TA[t, a] - value_TA[t, b]
-                    if cost < cost_AA[a, b]:
-                        cost_AA[a, b] = cost
-                        mover_AA[a, b] = t
+                cost = value_LA[t, a] - value_LA[t, b]
+                if cost < cost_AA[a, b] and not held_LA[t, b]:
+                    cost_AA[a, b] = cost
+                    mover_AA[a, b] = t
 
 
 @_compiled
 def settle(
-    value_TA: np.ndarray,
-    held_TA: np.ndarray,
+    value_AT: np.ndarray,
+    held_AT: np.ndarray,
     load_A: np.ndarray,
     slots_A: np.ndarray,
     token_L: np.ndarray,
@@ -164,15 +186,31 @@ def settle(
 ) -> int:
     """Move surplus to room along cheapest chains of experts, then tokens into room that they like better.
 
-    Only the tokens `token_L` move. Changes `held_TA` and `load_A`; returns the number of chains, at most `most`.
+    Only the tokens `token_L` move. Changes `held_AT` and `load_A`; returns the number of chains, at most `most`.
     A chain is a shortest path (Bellman-Ford) in the graph whose edge a -> b costs what its cheapest token loses.
     """
-    alive = value_TA.shape[1]
-    cost_AA = np.full((alive, alive), np.inf)
+    alive = value_AT.shape[0]
+    value_LA = np.empty((token_L.size, alive), value_AT.dtype)
+    held_LA = np.empty((token_L.size, alive), np.bool_)
+    for i in range(token_L.size):
+        for e in range(alive):
+            value_LA[i, e] = value_AT[e, token_L[i]]
+            held_LA[i, e] = held_AT[e, token_L[i]]
+    done = _settle(value_LA, held_LA, load_A, slots_A, most)
+    for i in range(token_L.size):
+        for e in range(alive):
+            held_AT[e, token_L[i]] = held_LA[i, e]
+    return done
+
+
+@_compiled
+def _settle(value_LA, held_LA, load_A, slots_A, most):  # type: ignore[no-untyped-def]
+    alive = value_LA.shape[1]
+    cost_AA = np.full((alive, alive), np.inf, value_LA.dtype)
     mover_AA = np.full((alive, alive), -1)
     distance_A, parent_A = np.empty(alive), np.empty(alive, np.int64)
     for a in range(alive):
-        _scan(value_TA, held_TA, token_L, a, cost_AA, mover_AA)
+        _scan(value_LA, held_LA, a, cost_AA, mover_AA)
     for done in range(most):
         surplus = False
         for e in range(alive):
@@ -180,15 +218,18 @@ def settle(
         for e in range(alive):
             parent_A[e] = -1
             distance_A[e] = 0.0 if (not surplus or load_A[e] > slots_A[e]) else np.inf
+        fresh_A = distance_A < np.inf
         for _ in range(alive):
             changed = False
             for a in range(alive):
-                if distance_A[a] < np.inf:
+                if fresh_A[a]:
+                    fresh_A[a] = False
                     for b in range(alive):
                         through = distance_A[a] + cost_AA[a, b]
                         if through < distance_A[b] - 1e-9:
                             distance_A[b] = through
                             parent_A[b] = a
+                            fresh_A[b] = True
                             changed = True
             if not changed:
                 break
@@ -210,32 +251,59 @@ def settle(
         while parent_A[b] >= 0:
             a = parent_A[b]
             t = mover_AA[a, b]
-            held_TA[t, a] = False
-            held_TA[t, b] = True
-            _scan(value_TA, held_TA, token_L, a, cost_AA, mover_AA)
-            distance_A[b] = -np.inf  # marks the rows of this chain
+            held_LA[t, a] = False
+            held_LA[t, b] = True
+            distance_A[b] = -np.inf  # has a new token: its row is stale
             b = a
         # Rows of every expert that a moved token holds offer other moves now.
         for e in range(alive):
             stale = distance_A[e] == -np.inf
             for b in range(alive):
                 t = mover_AA[e, b]
-                stale |= t >= 0 and (not held_TA[t, e] or held_TA[t, b])
+                stale |= t >= 0 and (not held_LA[t, e] or held_LA[t, b])
             if stale:
-                _scan(value_TA, held_TA, token_L, e, cost_AA, mover_AA)
+                _scan(value_LA, held_LA, e, cost_AA, mover_AA)
     return most
+
+
+@_compiled
+def beside_wishes(ids_TK: np.ndarray, wishes_TK: np.ndarray, redirected_TK: np.ndarray) -> None:
+    """Reorder each token's ids so that a wish that came true stands in the wish's slot; mark replacements. In place."""
+    tokens, k = ids_TK.shape
+    left_K = np.empty(k, np.int64)
+    for t in range(tokens):
+        left = 0
+        for j in range(k):
+            wished = False
+            for i in range(k):
+                wished |= ids_TK[t, j] == wishes_TK[t, i]
+            if not wished:
+                left_K[left] = ids_TK[t, j]
+                left += 1
+        granted_bits = 0
+        for i in range(k):
+            for j in range(k):
+                if ids_TK[t, j] == wishes_TK[t, i]:
+                    granted_bits |= 1 << i
+        left = 0
+        for i in range(k):
+            redirected_TK[t, i] = False
+            if granted_bits >> i & 1:
+                ids_TK[t, i] = wishes_TK[t, i]
+            else:
+                ids_TK[t, i] = left_K[left]
+                redirected_TK[t, i] = left_K[left] >= 0
+                left += 1
 
 
 @cache
 def prepare() -> None:
-    """Compile for float32 now (seconds the first time on a machine, then tens of milliseconds), not inside a request.
-
-    Ompile for float32 now (seconds the first time on a machine, then tens of milliseconds), not inside a request.
-    """
+    """Compile for float32 now, not inside a request: seconds the first time on a machine, then tens of milliseconds."""
     if available:
-        value_TA, slots_A = np.random.default_rng(0).random((8, 2), dtype=np.float32), np.array([4, 4])
-        cut_T, prices_A = np.empty(8, np.float32), np.zeros(2, np.float32)
-        sweep(value_TA.T.copy(), slots_A, 1, False, prices_A, cut_T, 2, 1.2, 1.8, 0.0, 0.0, 0.0)
-        held_TA = np.zeros((8, 2), dtype=np.bool_)
-        held_TA[:, 0] = True
-        settle(value_TA, held_TA, np.array([8, 0]), slots_A, np.arange(8), 4)
+        value_AT, slots_A = np.random.default_rng(0).random((2, 8), dtype=np.float32), np.array([4, 4])
+        cut_T, prices_A, least_T = np.empty(8, np.float32), np.zeros(2, np.float32), np.empty(8, np.float32)
+        sweep(value_AT, slots_A, 1, False, prices_A, cut_T, 2, 1.2, 1.8, 0.0, 0.0, 0.0)
+        held_AT, load_A = np.empty((2, 8), np.bool_), np.empty(2, np.int64)
+        hold(value_AT, np.array([0, 9], np.float32), cut_T, held_AT, load_A, least_T)
+        settle(value_AT, held_AT, load_A, slots_A, np.arange(8), 4)
+        beside_wishes(np.zeros((8, 1), np.int64), np.ones((8, 1), np.int64), np.zeros((8, 1), np.bool_))

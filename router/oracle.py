@@ -8,8 +8,8 @@ from torch import Tensor
 def exact_optimum(scores_TE: Tensor, capacity_E: Tensor, k: int) -> float:
     """Largest total score of an assignment with k distinct experts per token and `capacity_E` slots per expert.
 
-    Where the capacities are too small for that, at most k experts per token. The programme is a transportation problem: its
-    vertices are integral, so the optimum is that of whole assignments. Solved by HiGHS through scipy.
+    Where the capacities are too small for that, at most k experts per token. The programme is a transportation problem:
+    its vertices are integral, so the optimum is that of whole assignments. Solved by HiGHS through scipy.
     """
     import numpy as np
     from scipy import sparse

@@ -41,7 +41,7 @@ SAMPLE_SWEEPS = 8
 FULL_SWEEPS = 6
 # Relative step up and down. Up overshoots early and saves sweeps; down is faster, since a price too high leaves
 # room idle.
-SAMPLE_STEPS = (1.4, 1.9)
+SAMPLE_STEPS = (1.3, 1.6)
 FULL_STEPS = (1.2, 1.8)
 OVERFLOW_SHARE = 0.004  # slots over capacity at which moving them one by one is cheaper than another sweep
 IDLE_SHARE = 0.001  # score that priced but unused room may cost
@@ -161,17 +161,11 @@ def _solve_compiled(market: Market, start_A: Tensor, stride: int, enough: float)
 
 def assign(market: Market, prices_A: Tensor, cut_T: Tensor, seed: int) -> Tensor:
     """Hard assignment at these prices: who holds what, bool (A, T)."""
-    margin_AT = market.value_AT - prices_A[:, None] - cut_T
-    held_AT = margin_AT > 0
-    slots_A = torch.tensor(market.slots_A)
-    load_A = held_AT.sum(dim=1)
-    over = int((load_A - slots_A).clamp_min(0).sum())
-    if not market.short and over <= CHAIN_SHARE * cut_T.numel() * market.k:
-        if _compiled_serves(market.value_TA):
-            held_AT = _settle_compiled(market, held_AT, margin_AT, load_A, slots_A)
-        else:
-            load_A = settle_margins(held_AT, margin_AT, load_A, slots_A, prices_A)
+    slots_A = torch.tensor(market.slots_A, device=cut_T.device)
+    place = _place_compiled if _compiled_serves(market.value_AT) else _place
+    held_AT, load_A = place(market, prices_A, cut_T, slots_A)
     if bool((load_A > slots_A).any()):
+        margin_AT = (market.value_AT - prices_A[:, None] - cut_T).masked_fill_(~held_AT, -torch.inf)
         held_AT &= margin_AT >= kth_largest_of_rows(margin_AT, market.slots_A)[:, None]
         load_A = held_AT.sum(dim=1)
         if bool((load_A > slots_A).any()):  # equal margins at the edge: the earlier token stays
@@ -187,25 +181,37 @@ def assign(market: Market, prices_A: Tensor, cut_T: Tensor, seed: int) -> Tensor
     return held_AT
 
 
-def _settle_compiled(market: Market, held_AT: Tensor, margin_AT: Tensor, load_A: Tensor, slots_A: Tensor) -> Tensor:
-    least_T = margin_AT.masked_fill(~held_AT, torch.inf).amin(dim=0)
-    held_TA = held_AT.T.contiguous()
-    chains = int(CHAIN_SHARE * least_T.numel() * market.k) + 8
-    compiled.settle(
-        market.value_TA.numpy(),
-        held_TA.numpy(),
-        load_A.numpy(),
-        slots_A.numpy(),
-        _nearly_indifferent(least_T).numpy(),
-        chains,
-    )
-    return held_TA.T.contiguous()
+def _worth_settling(market: Market, load_A: Tensor, slots_A: Tensor) -> bool:
+    over = int((load_A - slots_A).clamp_min(0).sum())
+    return not market.short and over <= CHAIN_SHARE * market.value_AT.shape[1] * market.k
+
+
+def _place(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Tensor) -> tuple[Tensor, Tensor]:
+    """What each token prefers at these prices, with small surpluses moved on: who holds what, and the loads."""
+    margin_AT = market.value_AT - prices_A[:, None] - cut_T
+    held_AT = margin_AT > 0
+    load_A = held_AT.sum(dim=1)
+    if _worth_settling(market, load_A, slots_A):
+        load_A = settle_margins(held_AT, margin_AT, load_A, slots_A, prices_A)
+    return held_AT, load_A
+
+
+def _place_compiled(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Tensor) -> tuple[Tensor, Tensor]:
+    """The same as `_place`, compiled."""
+    held_AT, load_A = torch.empty_like(market.value_AT, dtype=torch.bool), torch.empty_like(slots_A)
+    least_T, value_AT = torch.empty_like(cut_T), market.value_AT.numpy()
+    compiled.hold(value_AT, prices_A.numpy(), cut_T.numpy(), held_AT.numpy(), load_A.numpy(), least_T.numpy())
+    if _worth_settling(market, load_A, slots_A):
+        chains = int(CHAIN_SHARE * least_T.numel() * market.k) + 8
+        movers_L = _nearly_indifferent(least_T).numpy()
+        compiled.settle(value_AT, held_AT.numpy(), load_A.numpy(), slots_A.numpy(), movers_L, chains)
+    return held_AT, load_A
 
 
 def _nearly_indifferent(least_T: Tensor) -> Tensor:
     """The tokens with the smallest margins: those that may move."""
     tokens = least_T.numel()
-    offers = min(tokens, max(CHAIN_OFFERS, tokens // 8))
+    offers = min(tokens, max(CHAIN_OFFERS, tokens // 4))
     return (least_T <= least_T.kthvalue(offers).values).nonzero().flatten()[: 2 * offers]
 
 
@@ -247,13 +253,14 @@ class Price:
         alive_A = capacity_E.nonzero().flatten()
         ids_TK, prices_E, gap = torch.full_like(wishes_TK, -1), torch.zeros_like(choice_TE[0]), 0.0
         if alive_A.numel():
-            market = Market.of(choice_TE[:, alive_A], capacity_E[alive_A].tolist(), k)
+            value_TA = choice_TE if alive_A.numel() == choice_TE.shape[1] else choice_TE[:, alive_A]
+            market = Market.of(value_TA, capacity_E[alive_A].tolist(), k)
             prices_A, cut_T, bound = solve(market, state.prices_E[alive_A].to(choice_TE.dtype))
             held_AT = assign(market, prices_A, cut_T, state.step)
-            kept = float((market.value_AT * held_AT).sum(dtype=torch.float64))
-            gap = max(0.0, (bound - kept) / bound) if bound > 0 else 0.0
             prices_E[alive_A] = prices_A
             ids_TK = held_to_ids(held_AT, k, alive_A)
+            kept = float((choice_TE.gather(1, ids_TK.clamp_min(0)) * (ids_TK >= 0)).sum(dtype=torch.float64))
+            gap = max(0.0, (bound - kept) / bound) if bound > 0 else 0.0
         plan = make_plan(
             scores_TE, choice_TE, ids_TK, capacity_E, wishes_TK=wishes_TK, prices_E=prices_E, certified_gap=gap
         )
