@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import style
 from dashboard.views import live, recommend, system
 
-st.set_page_config(page_title="Experts, live", page_icon=":material/hub:", layout="wide")
+st.set_page_config(page_title="Experts, live", page_icon="🔀", layout="wide")
 style.apply()
 st.navigation(
     [

@@ -15,7 +15,7 @@ Spec = dict[str, Any]
 
 WANTED = "#E69F00"  # amber: what queries wish for
 WORKED = "#4A90D9"  # blue: what experts do
-LIMIT = "#8C8C8C"  # grey: capacity
+LIMIT = "#7D8590"  # grey: capacity, and text beside marks; reads on light and on dark
 BAD = "#D1495B"
 HEAT_MAX = 4.0  # × mean at which the colour scale ends
 STEP_COLOURS = ["#9AA5B1", "#4A90D9", "#E69F00", "#D1495B"]
@@ -59,13 +59,7 @@ def load_bars() -> Spec:
     colour = {
         "type": "nominal",
         "scale": {"domain": ["wanted", "worked", "capacity"], "range": [WANTED, WORKED, LIMIT]},
-        "legend": {
-            "title": None,
-            "orient": "top-right",
-            "direction": "horizontal",
-            "offset": 0,
-            "symbolType": "square",
-        },
+        "legend": {**_LEGEND, "symbolType": "square"},
     }
 
     def layer(mark: Spec, field: str, name: str) -> Spec:
@@ -99,7 +93,7 @@ def flow_ribbons() -> Spec:
     def label(kind: str, align: str, dx: int) -> Spec:
         return {
             "transform": [{"filter": f"datum.kind == '{kind}'"}],
-            "mark": {**text, "align": align, "dx": dx},
+            "mark": {**text, "align": align, "dx": dx, "color": LIMIT, "fontWeight": 600},
             "encoding": {"x": x, "y": {**y, "field": "at"}, "text": {"field": "label"}},
         }
 
@@ -170,7 +164,6 @@ def outcomes() -> Spec:
             "encoding": {
                 "x": {"field": "start", **_SECONDS},
                 "y": {**_y("rate", format_="~s"), "stack": "zero"},
-                "order": {"field": "rank"},
                 "color": {
                     "field": "outcome",
                     "type": "nominal",

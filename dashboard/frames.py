@@ -8,7 +8,9 @@ axes of the charts never change; bins are aligned to the clock, so that a finish
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, repeat
 
 import polars as pl
 
@@ -54,27 +56,54 @@ QUERY_SCHEMA = {
 STEPS = ("calm", "redirect", "economise", "shed")
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """Every frame of the live page, for one choice of engines and layer."""
+
+    now: pl.DataFrame
+    over_time: pl.DataFrame
+    queries: pl.DataFrame
+    ribbons: pl.DataFrame
+
+
+def picture(snapshots: Sequence[LoadSnapshot], layer: int) -> Picture:
+    """All frames of the live page; the snapshots hold at least one of a model with that layer."""
+    loads = expert_loads(snapshots, layer)
+    return Picture(
+        now=load_now(loads),
+        over_time=load_over_time(loads),
+        queries=queries_over_time(queries(snapshots, layer)),
+        ribbons=flow_ribbons(flows_now(snapshots, layer)),
+    )
+
+
 def expert_loads(snapshots: Sequence[LoadSnapshot], layer: int) -> pl.DataFrame:
     """One row per snapshot and expert of one MoE layer, in expert slots (LOAD_SCHEMA)."""
-    rows = [
+    some = [(s, load) for s in snapshots if (load := layer_of(s, layer)) is not None]
+    experts = [len(load.demand) for _, load in some]
+
+    def each(value: Callable[[LoadSnapshot], object]) -> list[object]:
+        return [v for (s, _), n in zip(some, experts, strict=True) for v in repeat(value(s), n)]
+
+    def flat(lists: Callable[[LayerLoad], Sequence[float]]) -> list[float]:
+        return list(chain.from_iterable(lists(load) for _, load in some))
+
+    # Flat columns cost a third of exploding a frame of lists.
+    return pl.DataFrame(
         {
-            "engine": s.engine,
-            "ts": s.ts,
-            "interval_ms": s.interval_ms,
-            "expert": list(range(len(load.demand))),
-            "demand": load.demand,
-            "served": load.served,
-            "moved_in": load.redirected_in,
-            "moved_out": load.redirected_out,
-            "capacity": load.capacity,
-            "price": load.price,
-        }
-        for s in snapshots
-        if (load := layer_of(s, layer)) is not None
-    ]
-    lists = ["expert", "demand", "served", "moved_in", "moved_out", "capacity", "price"]
-    schema = {name: pl.List(type_) if name in lists else type_ for name, type_ in LOAD_SCHEMA.items()}
-    return pl.DataFrame(rows, schema=schema).explode(lists)
+            "engine": each(lambda s: s.engine),
+            "ts": each(lambda s: s.ts),
+            "interval_ms": each(lambda s: s.interval_ms),
+            "expert": list(chain.from_iterable(map(range, experts))),
+            "demand": flat(lambda load: load.demand),
+            "served": flat(lambda load: load.served),
+            "moved_in": flat(lambda load: load.redirected_in),
+            "moved_out": flat(lambda load: load.redirected_out),
+            "capacity": flat(lambda load: load.capacity),
+            "price": flat(lambda load: load.price),
+        },
+        schema=LOAD_SCHEMA,
+    )
 
 
 def queries(snapshots: Sequence[LoadSnapshot], layer: int) -> pl.DataFrame:
@@ -224,7 +253,7 @@ def flow_ribbons(flows: pl.DataFrame) -> pl.DataFrame:
         "label": pl.String, "giver": pl.Int32, "rate": pl.Float64,
     }  # fmt: skip
     if flows.is_empty():
-        note = {"kind": "note", "x": 0.5, "at": 0.5, "label": "Nothing has to move: every wish fits."}
+        note = {"kind": "note", "x": 0.5, "at": 0.5, "label": "No work is moved."}
         return pl.DataFrame([note], schema=schema)
     left, right = _stack(flows, "from"), _stack(flows, "to")
     ribbons = [

@@ -19,7 +19,7 @@ ENGINES_MAX = 16
 STALE_AFTER_S = 3.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Board:
     """What the poller knows; never changed, only replaced."""
 

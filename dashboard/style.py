@@ -33,6 +33,8 @@ _CSS = """
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 3.9rem 0.8rem 2rem; }
   .story h1 { font-size: 1.15rem; }
+  .st-key-numbers [data-testid="stHorizontalBlock"] { display: grid; grid-template-columns: 1fr 1fr; gap: 0.3rem; }
+  .st-key-numbers [data-testid="stColumn"] { min-width: 0; }
 }
 </style>
 """

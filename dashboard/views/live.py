@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import polars as pl
 import streamlit as st
 
 from dashboard import charts, connection, frames, style
-from dashboard.answers import LoadSnapshot
 from dashboard.poller import STALE_AFTER_S, WINDOW_S, Board
 from dashboard.story import tell
 from dashboard.views.steer import steer
@@ -41,17 +40,19 @@ def _board() -> None:
         with st.container(horizontal=True, width="content"):
             engine, layer = _choice(board)
             steer(board.router)
-    snapshots = [s for s in board.snapshots if engine in (ALL, s.engine)]
-    rows = frames.queries(snapshots, layer)
-    loads = frames.expert_loads(snapshots, layer)
+    picture = _picture(board, engine, layer) if board.snapshots else None
     with head:
-        worth_drawing = _headline(board, rows, loads)
-    if worth_drawing:
-        over_time, queries = frames.load_over_time(loads), frames.queries_over_time(rows)
-        now = frames.load_now(loads)
-        _numbers(snapshots, layer, now, queries)
-        _first_screen(over_time, queries, now, frames.flow_ribbons(frames.flows_now(snapshots, layer)))
-        _second_screen(over_time, queries)
+        worth_drawing = _headline(board, picture)
+    if worth_drawing and picture is not None:
+        _numbers(board.snapshots[-1].queue_max, picture)
+        _first_screen(picture)
+        _second_screen(picture)
+
+
+@lru_cache(maxsize=8)
+def _picture(board: Board, engine: str, layer: int) -> frames.Picture:
+    """Made once per poll and choice, for all viewers."""
+    return frames.picture([s for s in board.snapshots if engine in (ALL, s.engine)], layer)
 
 
 def _choice(board: Board) -> tuple[str, int]:
@@ -70,44 +71,36 @@ def _choice(board: Board) -> tuple[str, int]:
     return engine, layer
 
 
-def _headline(board: Board, rows: pl.DataFrame, loads: pl.DataFrame) -> bool:
+def _headline(board: Board, picture: frames.Picture | None) -> bool:
     """The present in words: what is wrong, or what the load says. True if there is something to draw below."""
-    step = str(rows["step"][-1]) if len(rows) else ""
     if board.version == 0:
         style.story("Connecting …", f"Asking {connection.api_url()} for the load of its experts.")
         return False
     if board.error is not None:
         style.story("Disconnected", f"{board.error}. Trying again every second; the board returns by itself.", bad=True)
-        return len(rows) > 0
-    if rows.is_empty():
+        return picture is not None and not picture.over_time.is_empty()
+    if picture is None:
         style.story("No engine reports", "The service answers, but no engine published its load. Is one running?")
-        st.code(_try(), language="bash")
         return False
     if board.stale_s() > STALE_AFTER_S:
-        what = (
-            f"The newest load snapshot is {board.stale_s():.0f} s old, so what you see is the past: an engine stopped?"
+        age = (
+            f"The newest load snapshot is {board.stale_s():.0f} s old, so what you see is the past. Did an engine stop?"
         )
-        style.story("Stale", what, bad=True)
-        return True
-    if loads["demand"].sum() == 0:
-        style.story("No traffic yet", f"No query in the last {WINDOW_S:.0f} s. Send one and watch:", step=step)
-        st.code(_try(), language="bash")
+        style.story("Stale", age, bad=True)
+        return not picture.over_time.is_empty()
+    last = picture.queries.row(-1, named=True)
+    if picture.over_time.is_empty():
+        style.story("No traffic yet", f"No query in {WINDOW_S:.0f} s. Send one and watch:", step=last["step"])
+        st.code(TRY.format(url=connection.api_url()).strip(), language="bash")
         return False
-    kept = rows.filter(pl.col("ts") > pl.col("ts").max() - frames.PRESENT_MS)
-    told = tell(frames.load_now(loads), score_kept=float(kept["score_kept"].mean() or 0.0))  # type: ignore[arg-type]
-    style.story(told.title, told.text, step=step)
+    told = tell(picture.now, score_kept=last["score_kept"] / 100)
+    style.story(told.title, told.text, step=last["step"])
     return True
 
 
-def _try() -> str:
-    return TRY.format(url=connection.api_url()).strip()
-
-
-def _numbers(snapshots: Sequence[LoadSnapshot], layer: int, now: pl.DataFrame, queries: pl.DataFrame) -> None:
+def _numbers(queue_max: int, picture: frames.Picture) -> None:
     """The present in figures, each with its unit."""
-    last, snapshot = queries.row(-1, named=True), snapshots[-1]
-    if len(queries) > 1:
-        last = queries.row(-2, named=True) | {name: queries[name][-1] for name in ("pressure", "queue")}
+    last, now = picture.queries.row(-1, named=True), picture.now
     demand, served = now["demand"], now["served"]
     moved = 100 * float(now["moved_in"].sum()) / max(float(served.sum()), 1e-9)
     tiles = [
@@ -122,7 +115,7 @@ def _numbers(snapshots: Sequence[LoadSnapshot], layer: int, now: pl.DataFrame, q
             f"{last['p50']:,.1f} · {last['p99']:,.1f}",
             "From arrival at the engine to the answer",
         ),
-        ("Queue, queries", f"{last['queue']:,} of {snapshot.queue_max:,}", "Waiting for a micro-batch, and the bound"),
+        ("Queue, queries", f"{last['queue']:,} of {queue_max:,}", "Waiting for a micro-batch, and the bound"),
         ("Pressure, ratio", f"{last['pressure']:.2f}", "Expected queueing delay ÷ latency budget left"),
         (
             "Busiest ÷ mean, ×",
@@ -147,32 +140,32 @@ def _over_mean(load: pl.Series) -> float:
     return float(load.max()) / mean if mean > 0 else 0.0  # type: ignore[arg-type]
 
 
-def _first_screen(over_time: pl.DataFrame, queries: pl.DataFrame, now: pl.DataFrame, ribbons: pl.DataFrame) -> None:
+def _first_screen(picture: frames.Picture) -> None:
     wanted, worked = st.columns(2)
     with wanted:
-        _chart(over_time, charts.demand_heat(), 265, "heat_demand")
+        _chart(picture.over_time, charts.demand_heat(), 265, "heat_demand")
     with worked:
-        _chart(over_time, charts.served_heat(), 265, "heat_served")
+        _chart(picture.over_time, charts.served_heat(), 265, "heat_served")
     bars, flows, latency = st.columns([5, 4, 5])
     with bars:
-        _chart(now, charts.load_bars(), 255, "bars")
+        _chart(picture.now, charts.load_bars(), 255, "bars")
     with flows:
-        _chart(ribbons, charts.flow_ribbons(), 255, "flows")
+        _chart(picture.ribbons, charts.flow_ribbons(), 255, "flows")
     with latency:
-        _chart(frames.latency_lines(queries), charts.latency(), 255, "latency")
+        _chart(frames.latency_lines(picture.queries), charts.latency(), 255, "latency")
 
 
-def _second_screen(over_time: pl.DataFrame, queries: pl.DataFrame) -> None:
+def _second_screen(picture: frames.Picture) -> None:
     left, middle, right = st.columns(3)
     with left:
-        _chart(frames.outcome_areas(queries), charts.outcomes(), 220, "outcomes")
-        _chart(queries, charts.quality(), 200, "quality")
+        _chart(frames.outcome_areas(picture.queries), charts.outcomes(), 220, "outcomes")
+        _chart(picture.queries, charts.quality(), 200, "quality")
     with middle:
-        _chart(queries, charts.pressure(), 220, "pressure")
-        _chart(queries, charts.certified_gap(), 200, "gap")
+        _chart(picture.queries, charts.pressure(), 220, "pressure")
+        _chart(picture.queries, charts.certified_gap(), 200, "gap")
     with right:
-        _chart(frames.balance_over_time(over_time), charts.balance(), 220, "balance")
-        _chart(over_time, charts.price_heat(), 200, "prices")
+        _chart(frames.balance_over_time(picture.over_time), charts.balance(), 220, "balance")
+        _chart(picture.over_time, charts.price_heat(), 200, "prices")
 
 
 def _chart(data: pl.DataFrame, spec: dict[str, Any], height: int, key: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import polars as pl
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import connection, frames
 from dashboard.answers import Explanation, Item, Recommendations, User
@@ -84,16 +85,19 @@ def _wishes(popular: Sequence[Item]) -> dict[str, Any]:
     """The part of the request that says what is wanted."""
     categories = sorted({category for item in popular for category in item.categories})
     with st.expander("What they want", expanded=True, icon=":material/tune:"):
-        goals = {
-            goal: st.slider(f"Weight of “{goal}”", 0.0, 5.0, 1.0 if goal == "click" else 0.0, 0.5, key=f"goal_{goal}")
-            for goal in st.session_state.get("goals_known", ["click", "like"])
-        }
-        any_of = st.multiselect("Only categories", categories, key="any_of", placeholder="All")
-        none_of = st.multiselect("Without categories", categories, key="none_of", placeholder="None left out")
-        diversity = st.slider(
+        known = st.session_state.get("goals_known", ["click", "like"])
+        goals = {}
+        for goal, column in zip(known, _grid(len(known)), strict=True):
+            usual = 1.0 if goal == "click" else 0.0
+            goals[goal] = column.slider(f"Weight of “{goal}”", 0.0, 5.0, usual, 0.5, key=f"goal_{goal}")
+        left, right = st.columns(2)
+        diversity = left.slider(
             "Diversity", 0.0, 1.0, 0.0, 0.1, key="diversity", help="0 = by score alone, 1 = as different as possible"
         )
-        k = st.slider("Items", 1, 30, 10, key="k")
+        k = right.slider("Items in the list", 1, 30, 10, key="k")
+        left, right = st.columns(2)
+        any_of = left.multiselect("Only categories", categories, key="any_of", placeholder="All")
+        none_of = right.multiselect("Without categories", categories, key="none_of", placeholder="None left out")
         exclude_seen = st.toggle("Leave out what they have seen", True, key="exclude_seen")
         explain = st.toggle("Explain: which experts spoke", key="explain")
     return {
@@ -104,6 +108,11 @@ def _wishes(popular: Sequence[Item]) -> dict[str, Any]:
         "exclude_seen": exclude_seen,
         "explain": explain,
     }
+
+
+def _grid(cells: int) -> list[DeltaGenerator]:
+    """Cells of a grid two wide."""
+    return [cell for _ in range((cells + 1) // 2) for cell in st.columns(2)][:cells]
 
 
 def _history(user: User | None, who: dict[str, Any], popular: Sequence[Item]) -> None:

@@ -38,11 +38,14 @@ def _processes() -> None:
         st.success("Ready: the service gives personal answers.", icon=":material/check_circle:")
     else:
         st.warning("Not ready: answers come from the fallback, or not at all.", icon=":material/warning:")
+    st.markdown("**Engines** (`/v1/experts`)")
+    st.dataframe(_engines(board), hide_index=True, height="content")
     left, right = st.columns(2, gap="large")
     with left:
         st.markdown("**Service** (`/readyz`)")
         rows = [(name, _text(value), UNITS.get(name, "")) for name, value in facts.items()]
         st.dataframe(_table(rows, "what", "now", "meaning"), hide_index=True, height="content")
+    with right:
         st.markdown("**This board**")
         own = [
             ("service", url, "base URL"),
@@ -50,9 +53,6 @@ def _processes() -> None:
             ("snapshots kept", f"{len(board.snapshots):,}", "the last two minutes"),
         ]
         st.dataframe(_table(own, "what", "now", "meaning"), hide_index=True, height="content")
-    with right:
-        st.markdown("**Engines** (`/v1/experts`)")
-        st.dataframe(_engines(board), hide_index=True, height="content")
 
 
 @st.cache_data(ttl=2, show_spinner=False, max_entries=4)

@@ -162,7 +162,9 @@ class FakeService:
         explain = [
             schemas.Explanation(
                 item_id=item.item_id, layer=layer, experts=[n % EXPERTS, (n * 3 + layer + 1) % EXPERTS],
-                gates=[0.7, 0.3],                redirected_from=[5] if n % 3 == 0 else [], redirected_to=[n % EXPERTS] if n % 3 == 0 else [],
+                gates=[0.7, 0.3],
+                redirected_from=[5] if n % 3 == 0 else [],
+                redirected_to=[n % EXPERTS] if n % 3 == 0 else [],
             )
             for n, item in enumerate(items) for layer in range(self.layers)
         ]  # fmt: skip
@@ -281,6 +283,12 @@ class ServedFake:
             self._server.force_exit = True
             self._thread.join(timeout=10)
             self._server = None
+
+
+@pytest.fixture(scope="session")
+def made_up_service() -> type[FakeService]:
+    """The made-up service itself, without HTTP."""
+    return FakeService
 
 
 @pytest.fixture

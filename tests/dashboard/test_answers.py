@@ -1,0 +1,48 @@
+"""The board's view of the contract is part of the contract."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import msgspec
+import pytest
+from pydantic import BaseModel
+
+from dashboard import answers
+from recsys import wire
+from recsys.api import schemas
+
+PAIRS = [
+    (answers.LayerLoad, wire.LayerLoad),
+    (answers.LoadSnapshot, wire.LoadSnapshot),
+    (answers.Experts, schemas.ExpertsAnswer),
+    (answers.Router, schemas.RouterAnswer),
+    (answers.Item, schemas.RecommendedItem),
+    (answers.Degraded, schemas.Degraded),
+    (answers.Timing, schemas.Timing),
+    (answers.Explanation, schemas.Explanation),
+    (answers.Recommendations, schemas.RecommendationAnswer),
+    (answers.HistoryEntry, schemas.HistoryEntry),
+    (answers.User, schemas.UserAnswer),
+    (answers.Popular, schemas.PopularAnswer),
+    (answers.RejectedEvent, schemas.RejectedEvent),
+    (answers.Events, schemas.EventsAnswer),
+]
+
+
+def fields_of(type_: Any) -> set[str]:
+    if issubclass(type_, BaseModel):
+        return set(type_.model_fields)
+    return {field.name for field in dataclasses.fields(type_)}
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS, ids=lambda type_: type_.__name__)
+def test_reads_only_fields_that_the_service_sends(ours: type[msgspec.Struct], theirs: type) -> None:
+    assert set(ours.__struct_fields__) <= fields_of(theirs)
+
+
+def test_every_answer_type_is_compared() -> None:
+    structs = {v for v in vars(answers).values() if isinstance(v, type) and issubclass(v, msgspec.Struct)}
+    assert structs - {ours for ours, _ in PAIRS} == {answers.Problem}
+    assert set(answers.Problem.__struct_fields__) <= set(schemas.Problem.model_fields)

@@ -1,0 +1,225 @@
+"""The logic of the pages, without a browser."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from dashboard import connection
+
+
+def _live() -> None:
+    from dashboard.views import live
+
+    live.page()
+
+
+def _recommend() -> None:
+    from dashboard.views import recommend
+
+    recommend.page()
+
+
+def _system() -> None:
+    from dashboard.views import system
+
+    system.page()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_caches() -> Iterator[None]:
+    yield
+    st.cache_data.clear()
+    st.cache_resource.clear()
+
+
+def shown(page: AppTest) -> str:
+    """All text of a page."""
+    assert not page.exception, page.exception
+    blocks = [*page.markdown, *page.caption, *page.error, *page.warning, *page.info, *page.success]
+    html = [block.proto.body for block in page.get("html")]
+    return "\n".join([*(str(block.value) for block in blocks), *html])
+
+
+def run(script: Callable[[], None]) -> AppTest:
+    return AppTest.from_function(script, default_timeout=30).run()
+
+
+def run_until(script: Callable[[], None], text: str) -> AppTest:
+    """Draw the page again, as its timer does, until it says something."""
+    page, deadline = run(script), time.monotonic() + 10
+    while text not in shown(page):
+        assert time.monotonic() < deadline, f"{text!r} not in {shown(page)!r}"
+        time.sleep(0.05)
+        page.run()
+    return page
+
+
+def test_every_page_of_the_app_runs(served: Any) -> None:
+    app = Path(connection.__file__).parent / "app.py"
+    page = AppTest.from_file(str(app), default_timeout=30).run()
+    assert not page.exception
+
+
+def test_flash_crowd(served: Any) -> None:
+    served.fake.flash_crowd(5, 11, ago_s=60)
+    page = run_until(_live, "Crowd on experts 5 and 11, work stays even")
+    values = {metric.label: metric.value for metric in page.metric}
+    assert len(values) == 8
+    wanted, worked = values["Busiest ÷ mean, ×"].split(" → ")
+    assert float(wanted) > 3
+    assert float(worked) <= 1.26
+    assert len(page.get("vega_lite_chart")) == 11
+
+
+def test_plain_top_k_lets_work_pile_up(served: Any) -> None:
+    served.fake.policy = "topk"
+    served.fake.flash_crowd(5, ago_s=60)
+    run_until(_live, "work piles up")
+
+
+def test_calm_and_another_layer(served: Any) -> None:
+    page = run_until(_live, "Wishes are spread well")
+    page.segmented_control(key="live_layer").set_value("Layer 2").run()
+    assert "Wishes are spread well" in shown(page)
+
+
+def test_engines_can_be_chosen(served: Any) -> None:
+    served.fake.engines = ("engine-0", "engine-1")
+    page = run_until(_live, "Wishes are spread well")
+    both = next(m.value for m in page.metric if m.label.startswith("Answered"))
+    page.selectbox(key="live_engine").set_value("engine-1").run()
+    one = next(m.value for m in page.metric if m.label.startswith("Answered"))
+    assert int(one.replace(",", "")) < 0.8 * int(both.replace(",", ""))
+
+
+def test_states_without_data(served: Any) -> None:
+    served.fake.traffic = False
+    page = run_until(_live, "No traffic yet")
+    assert "curl" in page.code[0].value
+    served.fake.frozen = True
+    run_until(_live, "Stale")
+    served.stop()
+    page = run_until(_live, "Disconnected")
+    assert "no answer from" in shown(page)
+    served.fake.frozen, served.fake.traffic = False, True
+    served.fake.flash_crowd()
+    served.start()
+    run_until(_live, "Calm")
+
+
+def test_no_engine(served: Any) -> None:
+    served.fake.frozen = True
+    run_until(_live, "No engine reports")
+
+
+def test_switching_explains_a_wrong_key(served: Any) -> None:
+    page = run_until(_live, "Calm")
+    switch = next(button for button in page.button if button.label == "Switch")
+    switch.click().run()
+    assert "needs the admin key" in shown(page)
+    page.text_input(key="steer_key").set_value("guess")
+    next(button for button in page.button if button.label == "Switch").click().run()
+    assert "RECSYS_API__ADMIN_KEY" in shown(page)
+    assert served.fake.policy == "price"
+
+
+def test_switching_with_the_configured_key(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_DASHBOARD_KEY", "a-key-for-tests")
+    page = run_until(_live, "Calm")
+    assert not page.text_input
+    next(box for box in page.selectbox if box.label == "Routing policy").set_value("topk")
+    next(button for button in page.button if button.label == "Switch").click().run()
+    assert "Switched to topk" in shown(page)
+    assert served.fake.policy == "topk"
+
+
+def ids_of(page: AppTest) -> list[str]:
+    return [button.key.removeprefix("like_") for button in page.button if str(button.key).startswith("like_")]
+
+
+def test_a_like_changes_the_list(served: Any) -> None:
+    page = run(_recommend)
+    before = ids_of(page)
+    assert len(before) == 10
+    page.button(key=f"like_{before[0]}").click().run()
+    after = ids_of(page)
+    assert before[0] not in after
+    text = shown(page)
+    assert "The list below knows it" in text
+    assert 'class="move new"' in text
+    assert "Left the list" in text
+    event = served.fake.events[0]
+    assert (event["user_id"], event["item_id"], event["kind"]) == ("u1", before[0], "like")
+    assert event["request_id"].startswith("r")
+
+
+def test_a_hidden_item_stays_away(served: Any) -> None:
+    page = run(_recommend)
+    victim = ids_of(page)[2]
+    page.button(key=f"hide_{victim}").click().run()
+    assert victim not in ids_of(page)
+    assert "1 hidden" in shown(page)
+
+
+def test_wishes_reach_the_service(served: Any) -> None:
+    page = run(_recommend)
+    page.slider(key="goal_like").set_value(2.0)
+    page.slider(key="diversity").set_value(0.5)
+    page.slider(key="k").set_value(5)
+    page.multiselect(key="any_of").set_value(["drama"])
+    page.toggle(key="exclude_seen").set_value(False)
+    page.toggle(key="explain").set_value(True).run()
+    asked = served.fake.requests[-1]
+    assert asked["goals"] == {"click": 1.0, "like": 2.0}
+    assert (asked["k"], asked["diversity"], asked["exclude_seen"], asked["explain"]) == (5, 0.5, False, True)
+    assert asked["filters"]["categories_any"] == ["drama"]
+    text = shown(page)
+    assert "layer 1: E0 70%, E1 30%" in text
+    assert "redirected E5→E0" in text
+
+
+def test_an_invented_user_is_sent_as_history(served: Any) -> None:
+    page = run(_recommend)
+    page.segmented_control(key="who").set_value("Invent one").run()
+    page.multiselect(key="invented").set_value(["i3", "i8"]).run()
+    assert served.fake.requests[-1]["history"] == ["i3", "i8"]
+    first = ids_of(page)[0]
+    page.button(key=f"like_{first}").click().run()
+    assert served.fake.requests[-1]["history"] == ["i3", "i8", first]
+    assert not served.fake.events
+
+
+def test_unknown_users_and_fallback_are_marked(served: Any) -> None:
+    page = run(_recommend)
+    page.text_input(key="user_id").set_value("stranger").run()
+    assert "Cold start" in shown(page)
+    served.fake.fallback = True
+    page.run()
+    assert "Fallback answer" in shown(page)
+
+
+def test_recommend_without_the_service(served: Any) -> None:
+    served.stop()
+    page = run(_recommend)
+    assert "Disconnected" in shown(page)
+    served.start()
+    page.run()
+    assert len(ids_of(page)) == 10
+
+
+def test_system(served: Any) -> None:
+    page = run_until(_system, "Ready")
+    assert len(page.dataframe) == 3
+    served.fake.fallback = True
+    st.cache_data.clear()
+    run_until(_system, "Not ready")
+    served.stop()
+    st.cache_data.clear()
+    run_until(_system, "Disconnected")

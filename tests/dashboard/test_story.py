@@ -1,0 +1,52 @@
+"""The sentence above the charts."""
+
+from __future__ import annotations
+
+import polars as pl
+import pytest
+
+from dashboard.moves import moves
+from dashboard.story import tell
+
+
+def now(demand: list[float], served: list[float], moved: float = 0.0) -> pl.DataFrame:
+    mean = sum(demand) / len(demand) or 1.0
+    return pl.DataFrame(
+        {
+            "expert": range(len(demand)), "demand": demand, "served": served, "demand_x": [d / mean for d in demand],
+            "moved_in": [moved / len(demand)] * len(demand),
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("demand", "served", "mood"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], "quiet"),
+        ([1.0, 1.1, 0.9, 1.0], [1.0, 1.1, 0.9, 1.0], "calm"),
+        ([70.0, 10.0, 10.0, 10.0], [28.0, 24.0, 24.0, 24.0], "balanced"),
+        ([70.0, 10.0, 10.0, 10.0], [70.0, 10.0, 10.0, 10.0], "overrun"),
+    ],
+)
+def test_moods(demand: list[float], served: list[float], mood: str) -> None:
+    assert tell(now(demand, served), score_kept=1.0).mood == mood
+
+
+def test_a_crowd_is_named_with_its_numbers() -> None:
+    story = tell(now([70, 10, 10, 10], [28, 24, 24, 24], moved=42), score_kept=0.987)
+    assert story.title == "Crowd on expert 0, work stays even"
+    assert "2.8× the mean" in story.text
+    assert "42% of the work was redirected; 98.7% of the gate score is kept" in story.text
+
+
+def test_two_crowds() -> None:
+    story = tell(now([40, 40, 1, 1, 1, 1], [14] * 6), score_kept=1.0)
+    assert story.title.startswith("Crowd on experts 0 and 1")
+
+
+def test_moves_between_two_lists() -> None:
+    change = moves(["a", "b", "c"], ["c", "a", "d"])
+    assert change.places == {"c": 2, "a": -1}
+    assert change.came == {"d"}
+    assert change.went == ("b",)
+    assert not moves(["a"], ["a"])
