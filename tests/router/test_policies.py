@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from router import compiled
-from router.policies import get, names
+from router.policies import base, get, names
 from router.shapes import RouterState, RoutingPlan
 
 BY_TOKEN_NUMBER = {"hash", "phase", "p2c"}  # who stands first matters to these
@@ -199,3 +201,13 @@ def test_the_names_of_the_documentation() -> None:
     assert " ".join(names()) == documented
     with pytest.raises(ValueError, match="'nope' is not one of drift_plus_penalty"):
         get("nope")
+
+
+def test_the_policy_of_the_documentation_keeps_the_promises() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "routing.md").read_text()
+    example = next(block for block in text.split("```python\n") if "@register" in block).split("```")[0]
+    try:
+        exec(compile(example, "docs/routing.md", "exec"), {})
+        _any_shape("round_robin")
+    finally:
+        base._registry.pop("round_robin", None)
