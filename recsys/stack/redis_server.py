@@ -38,11 +38,15 @@ def find_binary() -> RedisBinary:
 
 
 def server_command(binary: RedisBinary, folder: Path, port: int) -> list[str]:
-    """Command line of a server on the loopback that keeps an append-only file in `folder`."""
+    """Command line of a server on the loopback that keeps an append-only file in `folder`.
+
+    With `appendfsync everysec` Redis puts a write off while its disk is busy, and a kill then loses what was answered
+    already. An event that was accepted must survive, so every answer waits for the disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     return [
         binary.path, "--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder), "--daemonize", "no",
-        "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning",
+        "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--loglevel", "warning",
     ]  # fmt: skip
 
 
