@@ -136,7 +136,7 @@ class Client:
                 return error.code, error.read(BODY_BYTES_MAX), _seconds(error.headers.get("Retry-After"))
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
-            raise UnreachableError(f"no answer from {self.base_url} ({reason})") from None
+            raise UnreachableError(f"No answer from {self.base_url} ({reason})") from None
 
 
 def _problem(raw: bytes) -> Problem:

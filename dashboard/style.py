@@ -34,7 +34,7 @@ _CSS = """
   .stMainBlockContainer { padding: 3.9rem 0.8rem 2rem; }
   .story h1 { font-size: 1.15rem; }
   .st-key-numbers [data-testid="stHorizontalBlock"] { display: grid; grid-template-columns: 1fr 1fr; gap: 0.3rem; }
-  .st-key-numbers [data-testid="stColumn"] { min-width: 0; }
+  .st-key-numbers [data-testid="stColumn"] { min-width: 0; width: 100%; }
 }
 </style>
 """
@@ -46,7 +46,7 @@ def apply() -> None:
 
 
 def story(title: str, text: str, *, step: str = "", bad: bool = False) -> None:
-    """The headline; with a step, the ladder with that step filled; `bad` marks what needs a hand."""
+    """The headline, and the ladder with `step` filled; `bad` marks trouble and fades the picture of the past."""
     rungs = "".join(
         f'<span class="now" style="background:{colour}" aria-current="step">{name}</span>'
         if name == step
@@ -56,4 +56,5 @@ def story(title: str, text: str, *, step: str = "", bad: bool = False) -> None:
     label = f"ladder of degradation, now {escape(step)}"
     ladder = f'<div class="ladder" role="group" aria-label="{label}">{rungs}</div>' if step else ""
     mark = '<span class="bad" aria-hidden="true">●</span> ' if bad else ""
-    st.html(f'<div class="story"><h1>{mark}{escape(title)}</h1>{ladder}<p>{escape(text)}</p></div>')
+    past = "<style>.st-key-picture { opacity: 0.45; }</style>" if bad else ""
+    st.html(f'{past}<div class="story"><h1>{mark}{escape(title)}</h1>{ladder}<p>{escape(text)}</p></div>')

@@ -44,9 +44,10 @@ def _board() -> None:
     with head:
         worth_drawing = _headline(board, picture)
     if worth_drawing and picture is not None:
-        _numbers(board.snapshots[-1].queue_max, picture)
-        _first_screen(picture)
-        _second_screen(picture)
+        with st.container(key="picture"):
+            _numbers(board.snapshots[-1].queue_max, picture)
+            _first_screen(picture)
+            _second_screen(picture)
 
 
 @lru_cache(maxsize=8)

@@ -21,6 +21,8 @@ SUGGESTED = ("u1", "u2", "u3", "u5", "u8", "u13", "u21", "u34")
 POPULAR_MAX = 100
 HISTORY_SHOWN = 15
 APPLIED_WITHIN_S = 2.0
+USUAL_GOALS = ["click", "like"]
+DONE = {"like": "Liked", "hide": "Hid"}
 KNOWN, INVENTED = "A user", "Invent one"
 
 
@@ -85,7 +87,7 @@ def _wishes(popular: Sequence[Item]) -> dict[str, Any]:
     """The part of the request that says what is wanted."""
     categories = sorted({category for item in popular for category in item.categories})
     with st.expander("What they want", expanded=True, icon=":material/tune:"):
-        known = st.session_state.get("goals_known", ["click", "like"])
+        known = st.session_state.get("goals_known", USUAL_GOALS)
         goals = {}
         for goal, column in zip(known, _grid(len(known)), strict=True):
             usual = 1.0 if goal == "click" else 0.0
@@ -132,7 +134,7 @@ def _history(user: User | None, who: dict[str, Any], popular: Sequence[Item]) ->
 def _answer(client: Client, request: dict[str, Any], user: User | None) -> None:
     answer = client.recommend(request)
     goals = sorted({goal for item in answer.items for goal in item.goals})
-    if goals and goals != st.session_state.get("goals_known"):
+    if goals and goals != st.session_state.get("goals_known", USUAL_GOALS):
         st.session_state["goals_known"] = goals
         st.rerun()
     changed = _changed(request, answer)
@@ -247,7 +249,7 @@ def _react(client: Client, request: dict[str, Any], request_id: str, item: Item,
     if "user_id" not in request:
         key = "invented" if kind == "like" else "invented_hidden"
         st.session_state[key] = [*st.session_state.get(key, []), item.item_id]
-        st.session_state["told"] = f"{kind}: {title}, in this page only."
+        st.session_state["told"] = f"{DONE[kind]} {title}, in this page only."
         return
     event = {"user_id": request["user_id"], "item_id": item.item_id, "kind": kind, "request_id": request_id}
     try:
@@ -255,7 +257,7 @@ def _react(client: Client, request: dict[str, Any], request_id: str, item: Item,
         if answer.rejected:
             st.session_state["told"] = f"Not taken: {answer.rejected[0].reason}"
             return
-        st.session_state["told"] = f"{kind}: {title}. {_applied(client, request['user_id'], item.item_id, kind)}"
+        st.session_state["told"] = f"{DONE[kind]} {title}. {_applied(client, request['user_id'], item.item_id, kind)}"
     except ApiError:
         return  # the page itself will meet the same error, and says it
 

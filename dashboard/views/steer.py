@@ -25,9 +25,8 @@ WRONG_KEY = (
 def steer(router: Router | None) -> None:
     """Show policy and capacity factor as the label of a menu in which they can be switched."""
     label = "Policy" if router is None else f"{router.policy} · {router.capacity_factor:.2f}×"
-    with st.popover(
-        label, icon=":material/tune:", help="Routing policy and capacity factor. Open to switch.", key="steer"
-    ):
+    why = "Routing policy and capacity factor. Open to switch."
+    with st.popover(label, icon=":material/tune:", help=why, key="steer"), st.container(width=340):
         if router is None:
             st.info("The policy is not known until the service answers.", icon=":material/cloud_off:")
             return

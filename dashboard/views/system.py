@@ -33,7 +33,7 @@ def _processes() -> None:
     url = connection.api_url()
     ready, facts, error = _ready(url)
     if error:
-        st.error(f"**Disconnected**: {error}. Trying again every 2 s.", icon=":material/cloud_off:")
+        st.error(f"**Disconnected.** {error}. Trying again every 2 s.", icon=":material/cloud_off:")
     elif ready:
         st.success("Ready: the service gives personal answers.", icon=":material/check_circle:")
     else:

@@ -18,7 +18,7 @@ def show(error: ApiError) -> None:
         st.error(f"The service refused this request: {error}", icon=":material/error:")
         return
     title = "Disconnected" if isinstance(error, UnreachableError) else "The service cannot answer now"
-    st.error(f"**{title}**: {error}. Trying again every {RETRY_S:.0f} s.", icon=":material/cloud_off:")
+    st.error(f"**{title}.** {error}. Trying again every {RETRY_S:.0f} s.", icon=":material/cloud_off:")
     st.session_state["trouble_at"] = time.monotonic()
     _retry()
 

@@ -256,14 +256,18 @@ def _problem(status: int, detail: str) -> JSONResponse:
     return JSONResponse(body, status_code=status, media_type="application/problem+json")
 
 
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
 class ServedFake:
     """A `FakeService` behind a real HTTP server that can be stopped and brought back on the same port."""
 
     def __init__(self, fake: FakeService) -> None:
         self.fake = fake
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = int(s.getsockname()[1])
+        self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._server: uvicorn.Server | None = None
 
@@ -300,3 +304,9 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[ServedFake]:
     monkeypatch.delenv("RECSYS_DASHBOARD_KEY", raising=False)
     yield service
     service.stop()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    return _free_port()

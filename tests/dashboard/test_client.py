@@ -52,7 +52,7 @@ def test_a_wrong_request_names_its_field(served: Any) -> None:
 
 def test_nobody_there(served: Any) -> None:
     served.stop()
-    with pytest.raises(UnreachableError, match="no answer from"):
+    with pytest.raises(UnreachableError, match="No answer from"):
         Client(served.url).router()
 
 

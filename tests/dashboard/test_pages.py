@@ -107,7 +107,7 @@ def test_states_without_data(served: Any) -> None:
     run_until(_live, "Stale")
     served.stop()
     page = run_until(_live, "Disconnected")
-    assert "no answer from" in shown(page)
+    assert "No answer from" in shown(page)
     served.fake.frozen, served.fake.traffic = False, True
     served.fake.flash_crowd()
     served.start()

@@ -1,0 +1,169 @@
+"""The board as a person meets it: started by its command, seen in Chromium."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+    "--disable-sync", "--no-first-run",
+]  # fmt: skip
+LONG_MS = 20_000
+CHARTS = "[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg.marks"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no Chromium at {CHROMIUM}")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def board(served: Any, tmp_path: Path, unused_port: int) -> Iterator[str]:
+    """URL of a board started in another folder than its own, as a user would."""
+    command = [sys.executable, "-m", "dashboard", "--port", str(unused_port), "--api", served.url]
+    log = (tmp_path / "board.log").open("w+")
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=log, stderr=subprocess.STDOUT, env=env)
+    url = f"http://127.0.0.1:{unused_port}"
+    deadline = time.monotonic() + 30
+    while not _alive(url):
+        assert process.poll() is None, (tmp_path / "board.log").read_text()
+        assert time.monotonic() < deadline, "the board did not start within 30 s"
+        time.sleep(0.05)
+    yield url
+    process.terminate()
+    process.wait(timeout=15)
+    log.close()
+    text = (tmp_path / "board.log").read_text()
+    assert "Traceback" not in text, text
+
+
+def _alive(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _overflow(page: Page) -> int:
+    """Pixels by which the page is wider than its window."""
+    widest = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(e => e.scrollWidth)"
+    return int(page.evaluate(f"Math.max(...{widest}) - window.innerWidth"))
+
+
+def _headline(page: Page, text: str) -> None:
+    expect(page.locator(".story h1")).to_contain_text(text, timeout=LONG_MS)
+
+
+def _keep(page: Page, name: str) -> None:
+    """A picture for people, where one is asked for."""
+    if folder := os.environ.get("BOARD_SCREENSHOTS"):
+        page.screenshot(path=Path(folder) / f"{name}.png")
+
+
+def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None:
+    """Calm, a flash crowd, work moves; plain top-k piles up; back; a like; the service goes and returns."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(board)
+    _headline(page, "Calm")
+    page.locator(CHARTS).first.wait_for(timeout=LONG_MS)
+    assert page.locator("[data-testid=stVegaLiteChart]").count() == 11
+    _keep(page, "calm")
+
+    served.fake.flash_crowd(5, 11, ago_s=60)
+    _headline(page, "Crowd on experts 5 and 11, work stays even")
+    first = page.locator("[data-testid=stMetricValue]").first
+    expect(first).not_to_have_text(first.inner_text(), timeout=LONG_MS)
+    page.wait_for_timeout(500)
+    assert _overflow(page) <= 0
+    _keep(page, "flash_crowd")
+
+    page.get_by_test_id("stPopover").get_by_role("button").first.click()
+    page.get_by_label("Admin key").fill("guess")
+    page.get_by_role("button", name="Switch", exact=True).click()
+    expect(page.get_by_text("does not accept this key")).to_be_visible(timeout=LONG_MS)
+    _keep(page, "wrong_key")
+    page.get_by_label("Admin key").fill("a-key-for-tests")
+    page.get_by_label("Routing policy").click()
+    page.get_by_role("option", name=re.compile("^topk")).click()
+    page.wait_for_timeout(2_500)  # two redraws must not take away what was typed and chosen
+    page.get_by_role("button", name="Switch", exact=True).click()
+    expect(page.get_by_text("Switched to topk")).to_be_visible(timeout=LONG_MS)
+    assert served.fake.policy == "topk"
+    page.keyboard.press("Escape")
+    _headline(page, "work piles up")
+    _keep(page, "topk")
+    served.fake.policy = "price"
+    _headline(page, "work stays even")
+
+    page.get_by_role("link", name="Recommend").click()
+    titles = page.locator(".item .title")
+    expect(titles).to_have_count(10, timeout=LONG_MS)
+    liked = titles.first.inner_text()
+    page.get_by_role("button", name="Like").first.click()
+    expect(page.get_by_text("The list below knows it")).to_be_visible(timeout=LONG_MS)
+    expect(page.locator(".move.new").first).to_be_visible(timeout=LONG_MS)
+    assert liked not in titles.all_inner_texts()
+    _keep(page, "recommend")
+
+    served.stop()
+    page.get_by_role("button", name="Like").first.click()
+    expect(page.get_by_text("Disconnected")).to_be_visible(timeout=LONG_MS)
+    _keep(page, "recommend_disconnected")
+    page.get_by_role("link", name="Live").click()
+    _headline(page, "Disconnected")
+    _keep(page, "disconnected")
+    served.start()
+    _headline(page, "Crowd on experts 5 and 11")
+    page.get_by_role("link", name="System").click()
+    expect(page.get_by_text("Ready: the service gives personal answers")).to_be_visible(timeout=LONG_MS)
+    assert all(url.startswith((board, "data:", "blob:")) for url in asked), "the board needs nobody but itself"
+    page.close()
+
+
+def test_phone_and_dark(browser: Browser, board: str, served: Any) -> None:
+    served.fake.flash_crowd(5, ago_s=60)
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark", has_touch=True)
+    page = context.new_page()
+    page.goto(board)
+    _headline(page, "Crowd on expert 5")
+    page.locator(CHARTS).first.wait_for(timeout=LONG_MS)
+    assert _overflow(page) <= 0
+    _keep(page, "phone_live")
+    for path, ready in (("recommend", ".item .title"), ("system", "[data-testid=stDataFrame]")):
+        page.goto(f"{board}/{path}")
+        page.locator(ready).first.wait_for(timeout=LONG_MS)
+        assert _overflow(page) <= 0, path
+        _keep(page, f"phone_{path}")
+    context.close()
+
+
+def test_wrong_options_are_explained() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dashboard", "--port", "0"], capture_output=True, text=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert "--port: must be 1 to 65535, got 0" in done.stderr
