@@ -267,6 +267,18 @@ def _settle(value_LA, held_LA, load_A, slots_A, most):  # type: ignore[no-untype
 
 
 @_compiled
+def list_held(held_AT: np.ndarray, expert_A: np.ndarray, ids_TK: np.ndarray) -> None:
+    """Numbers of the experts each token holds, in rising order, into `ids_TK`; the rest of it is left alone."""
+    alive, tokens = held_AT.shape
+    count_T = np.zeros(tokens, np.int64)
+    for e in range(alive):
+        for t in range(tokens):
+            if held_AT[e, t]:
+                ids_TK[t, count_T[t]] = expert_A[e]
+                count_T[t] += 1
+
+
+@_compiled
 def beside_wishes(ids_TK: np.ndarray, wishes_TK: np.ndarray, redirected_TK: np.ndarray) -> None:
     """Reorder each token's ids so that a wish that came true stands in the wish's slot; mark replacements. In place."""
     tokens, k = ids_TK.shape
@@ -306,4 +318,5 @@ def prepare() -> None:
         held_AT, load_A = np.empty((2, 8), np.bool_), np.empty(2, np.int64)
         hold(value_AT, np.array([0, 9], np.float32), cut_T, held_AT, load_A, least_T)
         settle(value_AT, held_AT, load_A, slots_A, np.arange(8), 4)
+        list_held(held_AT, np.arange(2), np.empty((8, 2), np.int64))
         beside_wishes(np.zeros((8, 1), np.int64), np.ones((8, 1), np.int64), np.zeros((8, 1), np.bool_))

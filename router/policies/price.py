@@ -36,9 +36,9 @@ from router.policies.base import register
 from router.shapes import RouterState, RoutingPlan
 from router.spill import phase_ring, rebid, swap_in
 
-SAMPLE_TOKENS = 1024
-SAMPLE_SWEEPS = 8
-FULL_SWEEPS = 6
+SWEEPS = 8  # over all tokens, or the equivalent over a sample
+SAMPLE_TOKENS = 2048
+SAMPLE_SWEEPS = 6
 # Relative step up and down. Up overshoots early and saves sweeps; down is faster, since a price too high leaves
 # room idle.
 SAMPLE_STEPS = (1.3, 1.6)
@@ -125,23 +125,26 @@ def solve(market: Market, start_A: Tensor) -> tuple[Tensor, Tensor, float]:
     """Prices from a sample of the tokens, then from all of them. Returns as `sweep_prices`."""
     tokens = market.value_TA.shape[0]
     stride, enough = tokens // SAMPLE_TOKENS, OVERFLOW_SHARE * tokens * market.k
+    sweeps = SWEEPS - (-(-SAMPLE_SWEEPS // stride) if stride > 1 else 0)
     if _compiled_serves(market.value_TA):
-        return _solve_compiled(market, start_A, stride, enough)
+        return _solve_compiled(market, start_A, stride, sweeps, enough)
     if stride > 1:
         start_A, _, _ = sweep_prices(market.sample(stride), start_A, SAMPLE_SWEEPS, SAMPLE_STEPS, 0)
-    return sweep_prices(market, start_A, FULL_SWEEPS, FULL_STEPS, enough)
+    return sweep_prices(market, start_A, sweeps, FULL_STEPS, enough)
 
 
-def _compiled_serves(value_TA: Tensor) -> bool:
-    return compiled.available and value_TA.device.type == "cpu"
+def _compiled_serves(tensor: Tensor) -> bool:
+    return compiled.available and tensor.device.type == "cpu"
 
 
-def _solve_compiled(market: Market, start_A: Tensor, stride: int, enough: float) -> tuple[Tensor, Tensor, float]:
+def _solve_compiled(
+    market: Market, start_A: Tensor, stride: int, sweeps: int, enough: float
+) -> tuple[Tensor, Tensor, float]:
     prices_A, width, bound = start_A.numpy().copy(), 0.0, float("inf")
-    stages = [(market, FULL_SWEEPS, FULL_STEPS, enough)]
+    stages = [(market, sweeps, FULL_STEPS, enough)]
     if stride > 1:
         stages.insert(0, (market.sample(stride), SAMPLE_SWEEPS, SAMPLE_STEPS, -1.0))
-    for part, sweeps, steps, stop in stages:
+    for part, turns, steps, stop in stages:
         cut_T = torch.empty_like(part.value_AT[0])
         bound, width = compiled.sweep(
             part.value_AT.numpy(),
@@ -150,7 +153,7 @@ def _solve_compiled(market: Market, start_A: Tensor, stride: int, enough: float)
             part.short,
             prices_A,
             cut_T.numpy(),
-            sweeps,
+            turns,
             *steps,
             stop,
             IDLE_SHARE,
@@ -270,12 +273,12 @@ class Price:
 def held_to_ids(held_AT: Tensor, k: int, alive_A: Tensor) -> Tensor:
     """(A, T) who holds what -> (T, K) expert ids in rising order, -1 at the end where a token holds fewer than k."""
     tokens = held_AT.shape[1]
-    token_N, expert_N = held_AT.T.nonzero(as_tuple=True)
-    expert_N = alive_A[expert_N]
-    if expert_N.numel() == tokens * k:
-        return expert_N.view(tokens, k)
+    ids_TK = torch.full((tokens, k), -1, dtype=torch.int64, device=held_AT.device)
+    if _compiled_serves(held_AT):
+        compiled.list_held(held_AT.numpy(), alive_A.numpy(), ids_TK.numpy())
+        return ids_TK
+    token_N, place_N = held_AT.T.nonzero(as_tuple=True)
     count_T = held_AT.sum(dim=0)
     slot_N = torch.arange(token_N.numel(), device=held_AT.device) - (count_T.cumsum(0) - count_T)[token_N]
-    ids_TK = torch.full((tokens, k), -1, dtype=torch.int64, device=held_AT.device)
-    ids_TK[token_N, slot_N] = expert_N
+    ids_TK[token_N, slot_N] = alive_A[place_N]
     return ids_TK
