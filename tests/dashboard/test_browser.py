@@ -95,9 +95,12 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
 
     served.fake.flash_crowd(5, 11, ago_s=60)
     _headline(page, "Crowd on experts 5 and 11, work stays even")
-    first = page.locator("[data-testid=stMetricValue]").first
-    expect(first).not_to_have_text(first.inner_text(), timeout=LONG_MS)
-    page.wait_for_timeout(500)
+    page.evaluate("document.querySelectorAll('[data-testid=stVegaLiteChart] canvas').forEach(c => c.dataset.old = 1)")
+    rate = page.locator("[data-testid=stMetricValue]").first
+    for _ in range(2):
+        expect(rate).not_to_have_text(rate.inner_text(), timeout=LONG_MS)
+    drawn = "canvas => canvas.every(c => c.dataset.old)"
+    assert page.locator("[data-testid=stVegaLiteChart] canvas").evaluate_all(drawn), "charts stay, only data change"
     assert _overflow(page) <= 0
     _keep(page, "flash_crowd")
 

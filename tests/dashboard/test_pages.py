@@ -12,6 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from dashboard import connection
+from dashboard.views import live
 
 
 def _live() -> None:
@@ -99,7 +100,8 @@ def test_engines_can_be_chosen(served: Any) -> None:
     assert int(one.replace(",", "")) < 0.8 * int(both.replace(",", ""))
 
 
-def test_states_without_data(served: Any) -> None:
+def test_states_without_data(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "STALE_AFTER_S", 1.2)
     served.fake.traffic = False
     page = run_until(_live, "No traffic yet")
     assert "curl" in page.code[0].value
