@@ -89,6 +89,7 @@ def test_redis_is_reached_by_the_service_alone() -> None:
 def test_redis_keeps_and_never_evicts() -> None:
     command = " ".join(SERVICES["redis"]["command"])
     assert "--appendonly yes" in command
+    assert "--appendfsync always" in command, "with everysec a killed Redis may lose what it had accepted"
     assert "--maxmemory-policy noeviction" in command
     assert any(volume.startswith("redis:") for volume in SERVICES["redis"]["volumes"])
 
