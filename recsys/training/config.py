@@ -37,6 +37,7 @@ class TrainConfig:
         weight_decay: decoupled, on matrices only.
         gradient_norm: gradients are scaled down to this norm.
         newest_share: share of users whose newest events are read in an epoch; of the others a random window is.
+        look_ahead: a state learns to predict one of so many next events; 1 is the very next. More helps small data.
         full_softmax_items: largest catalogue with an exact softmax; above it `sampled_negatives` stand for the rest.
         sampled_negatives: items of the sampled softmax, one draw per step.
         positions: positions of each user that the ranker learns from in one step.
@@ -64,6 +65,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     gradient_norm: float = 5.0
     newest_share: float = 0.5
+    look_ahead: int = 1
     full_softmax_items: int = 20_000
     sampled_negatives: int = 2_048
     positions: int = 4
@@ -149,6 +151,7 @@ class TrainConfig:
 
 _LOWEST_INT = {
     "validation_users": 1,
+    "look_ahead": 1,
     "retrieval_epochs": 0,
     "ranking_epochs": 0,
     "batch": 1,
@@ -176,22 +179,29 @@ _RANGES = {
 PRESETS: dict[str, TrainConfig] = {
     "demo": TrainConfig(
         model=ModelConfig(items=0, width=64, history=50, expert_hidden=64),
-        protocol="leave_one_out",
-        retrieval_epochs=20,
-        ranking_epochs=4,
-        patience=3,
+        retrieval_epochs=12,
+        ranking_epochs=3,
+        batch=64,
+        learning_rate=2e-3,
+        warmup_steps=30,
+        positions=2,
+        patience=4,
     ),
     "ml-100k": TrainConfig(
         model=ModelConfig(items=0, width=64, history=100, expert_hidden=64, dropout=0.3),
         protocol="time",
-        retrieval_epochs=60,
-        ranking_epochs=20,
-        batch=64,
+        retrieval_epochs=40,
+        ranking_epochs=5,
+        batch=32,
+        warmup_steps=50,
+        patience=8,
     ),
     "ml-1m": TrainConfig(
         model=ModelConfig(items=0, width=128, history=200, expert_hidden=128, dropout=0.3),
-        retrieval_epochs=80,
-        ranking_epochs=15,
+        retrieval_epochs=24,
+        ranking_epochs=3,
+        ranking_batch=32,
+        positions=8,
         check_every=2,
         precision="bfloat16",
     ),

@@ -1,25 +1,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 import pytest
 
 from recsys.data.dataset import Dataset
+from recsys.data.splits import Split, leave_one_out
+from recsys.training import protocol
 from recsys.training.config import TrainConfig
 from recsys.training.examples import Catalogue, build_vocabulary
 from recsys.training.protocol import FutureLeakError, build_cases, refuse_future, split
+from recsys.training.train import train
 
 Make = Callable[[list[tuple[str, str, str, int]]], pl.DataFrame]
 
 
-@pytest.mark.parametrize("protocol", ["leave_one_out", "time", "none"])
-def test_the_parts_are_the_whole_and_apart(ring: str, protocol: str) -> None:
+@pytest.mark.parametrize("name", ["leave_one_out", "time", "none"])
+def test_the_parts_are_the_whole_and_apart(ring: str, name: str) -> None:
     interactions = Dataset.load(ring).interactions
-    parts = split(interactions, TrainConfig(protocol=protocol, validation_users=20))
+    parts = split(interactions, TrainConfig(protocol=name, validation_users=20))
     assert parts.train.height + parts.validation.height + parts.test.height == interactions.height
     assert parts.train.height > parts.validation.height > 0
-    assert (parts.test.height == 0) == (protocol == "none")
+    assert (parts.test.height == 0) == (name == "none")
     assert parts.train.join(parts.test, on=["user_id", "ts"], how="semi").height == 0
 
 
@@ -78,3 +82,17 @@ def test_a_sample_of_cases_is_repeatable(ring: str) -> None:
     one, two = (build_cases(parts.train, parts.test, catalogue, vocabulary, most=30, seed=5) for _ in range(2))
     assert len(one) == 30
     assert one.ends.tolist() == two.ends.tolist()
+
+
+def test_training_refuses_a_split_that_leaks(
+    ring: str, tiny: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever breaks the split hears of it before a number is published."""
+
+    def leaking(interactions: pl.DataFrame, **_: object) -> Split:
+        parts = leave_one_out(interactions, validation_users=20)
+        return Split(pl.concat([parts.train, parts.test.head(1)]).sort("ts"), parts.validation, parts.test)
+
+    monkeypatch.setattr(protocol, "leave_one_out", leaking)
+    with pytest.raises(FutureLeakError, match="trained on"):
+        train(ring, tmp_path / "model", tiny)
