@@ -7,7 +7,6 @@ are scarce, and adds k of E routed experts (SwiGLU), which the router picks from
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,8 @@ from torch.nn import functional as F
 from kernels.ops import moe_experts
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import Encoded
+from router.router import Router
 from router.shapes import RoutingPlan
-
-if TYPE_CHECKING:
-    from router.router import Router
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,7 @@ from recsys.model.encoder import Encoded, SequenceEncoder
 from recsys.model.folder import read_model_folder, write_model_folder
 from recsys.model.ranker import Ranked, Ranker
 from recsys.model.vocabulary import Vocabulary
-
-if TYPE_CHECKING:
-    from router.router import Router
+from router.router import Router
 
 
 class Recommender(nn.Module):

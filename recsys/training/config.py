@@ -37,7 +37,6 @@ class TrainConfig:
         weight_decay: decoupled, on matrices only.
         gradient_norm: gradients are scaled down to this norm.
         newest_share: share of users whose newest events are read in an epoch; of the others a random window is.
-        look_ahead: a state learns to predict one of so many next events; 1 is the very next. More helps small data.
         full_softmax_items: largest catalogue with an exact softmax; above it `sampled_negatives` stand for the rest.
         sampled_negatives: items of the sampled softmax, one draw per step.
         positions: positions of each user that the ranker learns from in one step.
@@ -65,7 +64,6 @@ class TrainConfig:
     weight_decay: float = 0.0
     gradient_norm: float = 5.0
     newest_share: float = 0.5
-    look_ahead: int = 1
     full_softmax_items: int = 20_000
     sampled_negatives: int = 2_048
     positions: int = 4
@@ -151,7 +149,6 @@ class TrainConfig:
 
 _LOWEST_INT = {
     "validation_users": 1,
-    "look_ahead": 1,
     "retrieval_epochs": 0,
     "ranking_epochs": 0,
     "batch": 1,

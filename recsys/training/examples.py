@@ -144,18 +144,11 @@ class TrainingBatch:
 
 
 def training_batches(
-    sequences: Sequences,
-    *,
-    batch: int,
-    history: int,
-    newest_share: float,
-    random: np.random.Generator,
-    look_ahead: int = 1,
+    sequences: Sequences, *, batch: int, history: int, newest_share: float, random: np.random.Generator
 ) -> Iterator[TrainingBatch]:
     """One window of every user, users of similar length together, in random order.
 
-    A window that starts inside a user's events does not teach the cold start. With `look_ahead` above 1 a state is
-    to predict one of so many next events, drawn anew each time, instead of the very next.
+    A window that starts inside a user's events does not teach the cold start.
     """
     longest = history + 1
     lengths = sequences.lengths
@@ -165,29 +158,18 @@ def training_batches(
     starts = np.where(random.random(len(lengths)) < newest_share, latest, random.integers(0, latest + 1))
     batches = [users[first : first + batch] for first in range(0, len(users), batch)]
     for n in random.permutation(len(batches)):
-        yield _training_batch(sequences, batches[n], starts, longest, look_ahead, random)
+        yield _training_batch(sequences, batches[n], starts, longest)
 
 
-def _training_batch(
-    sequences: Sequences, users: Ints, starts: Ints, longest: int, look_ahead: int, random: np.random.Generator
-) -> TrainingBatch:
+def _training_batch(sequences: Sequences, users: Ints, starts: Ints, longest: int) -> TrainingBatch:
     begins = sequences.offsets[users] + starts[users]
     ends = np.minimum(begins + longest, sequences.offsets[users + 1])
     spans = [slice(begin, end) for begin, end in zip(begins, ends, strict=True)]
-    aims = [_aims(span, look_ahead, random) for span in spans]
-    targets_BL = pad([sequences.items[aim] for aim in aims])
+    targets_BL = pad([sequences.items[span] for span in spans])
     targets_BL[torch.from_numpy(starts[users] > 0), 0] = 0
     return TrainingBatch(
         history_BL=pad([sequences.items[span][:-1] for span in spans]),
         kinds_BL=pad([sequences.kinds[span][:-1] for span in spans]),
         targets_BL=targets_BL,
-        liked_BL=pad([sequences.liked[aim] for aim in aims]),
+        liked_BL=pad([sequences.liked[span] for span in spans]),
     )
-
-
-def _aims(span: slice, look_ahead: int, random: np.random.Generator) -> Ints:
-    """Index of the event that each event's predecessor is to predict: itself, or one of the next ones in the window."""
-    events = np.arange(span.start, span.stop)
-    if look_ahead == 1:
-        return events
-    return np.minimum(events + random.integers(0, look_ahead, len(events)), span.stop - 1)

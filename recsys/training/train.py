@@ -212,7 +212,6 @@ class _Run:
             batch=self.config.batch if phase == "retrieval" else self.config.ranking_batch,
             history=self.model.config.history,
             newest_share=self.config.newest_share,
-            look_ahead=self.config.look_ahead if phase == "retrieval" else 1,
             random=random,
         )
 

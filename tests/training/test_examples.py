@@ -113,19 +113,3 @@ def test_every_user_comes_once_an_epoch(ring: str) -> None:
     batches = list(training_batches(sequences, batch=32, history=50, newest_share=0.5, random=np.random.default_rng(0)))
     assert sum(len(batch.history_BL) for batch in batches) == 200
     assert sum(int((batch.targets_BL != 0).sum()) for batch in batches) == dataset.interactions.height
-
-
-def test_looking_ahead_stays_in_the_window_and_never_looks_back(make_interactions: Make) -> None:
-    interactions = make_interactions([("u", f"i{n}", "like" if n % 2 else "view", n) for n in range(12)])
-    vocabulary = build_vocabulary(interactions, ITEM_ROWS)
-    catalogue = Catalogue.build([f"i{n}" for n in range(12)], ITEM_ROWS, vocabulary)
-    sequences = Sequences.build(interactions, catalogue, vocabulary)
-    ahead = set()
-    for seed in range(20):
-        random = np.random.default_rng(seed)
-        (batch,) = training_batches(sequences, batch=1, history=20, newest_share=1.0, random=random, look_ahead=3)
-        aims = batch.targets_BL[0] - 1
-        ahead |= set((aims - np.arange(12)).tolist())
-        assert aims.max() == 11
-        assert batch.liked_BL[0].tolist() == [float(n % 2) for n in aims.tolist()]
-    assert ahead == {0, 1, 2}
