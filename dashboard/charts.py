@@ -200,7 +200,7 @@ def quality() -> Spec:
     return _titled(
         "What does redirecting cost in quality?",
         "% of the gate score kept; axis does not start at 0",
-        _lines([("score_kept", "score kept", WORKED, None)], zero=False, format_=".1f", unit="%"),
+        _lines([("score_kept", "score kept", WORKED, None)], format_=".1f", unit="%", least=(99.0, 100.0)),
     )
 
 
@@ -209,7 +209,7 @@ def certified_gap() -> Spec:
     return _titled(
         "How far from the best assignment can we be?",
         "% of the gate score: certified upper bound, from the prices",
-        _lines([("certified_gap", "certified gap", "#2A9D8F", None)], format_=".2~f", unit="%"),
+        _lines([("certified_gap", "certified gap", "#2A9D8F", None)], format_=".2~f", unit="%", least=(0.0, 0.1)),
     )
 
 
@@ -229,8 +229,8 @@ def pressure() -> Spec:
             "encoding": {
                 "x": {"field": "start", **_SECONDS},
                 "x2": {"field": "end"},
-                "y": _y("pressure", format_="~g"),
-                "y2": {"datum": 0},
+                "y": _y("pressure", format_="~g", least=(0.0, 1.0)),
+                "y2": {"value": "height"},
                 "color": colour,
                 "tooltip": [_ago(), {"field": "step"}, _rate("pressure", "pressure", ".2f"), _rate("queue", "queue")],
             },
@@ -250,7 +250,7 @@ def price_heat() -> Spec:
                 "color": {
                     "field": "price",
                     "type": "quantitative",
-                    "scale": {"scheme": "cividis", "domainMin": 0},
+                    "scale": {"scheme": "cividis", "domain": {"unionWith": [0, 0.05]}},
                     "legend": {"title": None, "gradientThickness": 8, "tickCount": 3},
                 },
                 "tooltip": [_ago(), {"field": "expert"}, _rate("price", "price, score units", ".3f")],
@@ -325,9 +325,9 @@ def _heat(field: str, title: str, what: str) -> Spec:
 def _lines(
     series: list[tuple[str, str, str, list[int] | None]],
     *,
-    zero: bool = True,
     format_: str = "~s",
     unit: str = "× mean",
+    least: tuple[float, float] = (0.0, 1.0),
 ) -> Spec:
     names, colours = [name for _, name, _, _ in series], [colour for _, _, colour, _ in series]
     legend = _LEGEND if len(series) > 1 else None
@@ -341,21 +341,26 @@ def _lines(
                 },
                 "encoding": {
                     "x": {"field": "start", **_SECONDS},
-                    "y": _y(field, zero=zero, format_=format_),
+                    "y": _y(field, format_=format_, least=least if i == 0 else None),
                     "color": {"datum": name, "type": "nominal", "scale": scale, "legend": legend},
                     "tooltip": [_ago(), _rate(field, f"{name}, {unit}", ".2f")],
                 },
             }
-            for field, name, _, dash in series
+            for i, (field, name, _, dash) in enumerate(series)
         ],
     }  # fmt: skip
 
 
-def _y(field: str, *, zero: bool = True, format_: str) -> Spec:
+def _y(field: str, *, format_: str, least: tuple[float, float] | None = (0.0, 1.0)) -> Spec:
+    """A quantity on a scale that spans `least` even if the data do not: a flat line must look flat.
+
+    Layers share one scale, so only the first of them says what it spans.
+    """
+    scale = {} if least is None else {"domain": {"unionWith": list(least)}, "zero": least[0] == 0, "nice": True}
     return {
         "field": field,
         "type": "quantitative",
-        "scale": {"zero": zero, "nice": True},
+        "scale": scale,
         "axis": {"title": None, "tickCount": 4, "format": format_, "domain": False},
     }
 

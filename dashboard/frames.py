@@ -20,6 +20,7 @@ BIN_MS = 2_000
 SPAN_MS = 120_000
 PRESENT_MS = 2_000
 FLOWS_MAX = 30
+IN_SIGHT = 2.5  # capacities above this multiple of the busiest load are not drawn: they would flatten all else
 LABEL_GAP = 0.07  # least distance of two labels, as a share of the chart's height
 RIBBON_STEPS = 12
 
@@ -161,6 +162,7 @@ def balance_over_time(over_time: pl.DataFrame) -> pl.DataFrame:
             (pl.col("served").max() / pl.col("served").mean()).alias("worked"),
             pl.col("capacity").mean().alias("capacity"),
         )
+        .with_columns(_in_sight("capacity", "wanted"))
         .sort("start")
     )
 
@@ -180,6 +182,7 @@ def load_now(loads: pl.DataFrame) -> pl.DataFrame:
         .agg(*(pl.col(name).sum() / seconds for name in slots), pl.col("price").mean())
         .sort("expert")
         .with_columns((pl.col(name) / mean).fill_nan(0.0).alias(f"{name}_x") for name in slots[:3])
+        .with_columns(_in_sight("capacity_x", "demand_x"))
     )
 
 
@@ -199,8 +202,7 @@ def queries_over_time(rows: pl.DataFrame) -> pl.DataFrame:
                 for name in ("answered", "refused", "expired", "failed")
             ),
             ((pl.col("p50") * weight).sum() / weight.sum()).alias("p50"),
-            pl.col("p95").max(),
-            pl.col("p99").max(),
+            pl.col("p95", "p99").max(),
             pl.col("pressure").max(),
             pl.col("queue").max(),
             pl.col("step").replace_strict({name: i for i, name in enumerate(STEPS)}, default=0).max().alias("rung"),
@@ -217,7 +219,8 @@ def queries_over_time(rows: pl.DataFrame) -> pl.DataFrame:
 
 def latency_lines(over_time: pl.DataFrame) -> pl.DataFrame:
     """`queries_over_time` as one row per bin and percentile: start, which, ms."""
-    return over_time.unpivot(["p50", "p95", "p99"], index="start", variable_name="which", value_name="ms")
+    answered = over_time.filter(pl.col("answered") > 0)
+    return answered.unpivot(["p50", "p95", "p99"], index="start", variable_name="which", value_name="ms")
 
 
 def outcome_areas(over_time: pl.DataFrame) -> pl.DataFrame:
@@ -283,6 +286,11 @@ def expert_uses(explain: Sequence[Explanation]) -> pl.DataFrame:
         .agg(pl.len().alias("items"), pl.col("gate").mean(), pl.col("redirected").sum())
         .sort("layer", "items", "expert", descending=[False, True, False])
     )
+
+
+def _in_sight(capacity: str, load: str) -> pl.Expr:
+    """The capacity where it matters: null where it is far above every load."""
+    return pl.when(pl.col(capacity) <= IN_SIGHT * pl.col(load).max().clip(lower_bound=1.0)).then(pl.col(capacity))
 
 
 def _binned(rows: pl.DataFrame) -> pl.DataFrame:

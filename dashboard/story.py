@@ -14,7 +14,7 @@ WORTH_SAYING = 0.005  # share of redirected slots below which nothing is said of
 class Story:
     """The present in words and in the numbers that the words use."""
 
-    mood: str  # `quiet`, `calm`, `balanced` or `overrun`
+    mood: str  # `quiet`, `calm`, `uneven`, `balanced` or `overrun`
     title: str
     text: str
     hot: tuple[int, ...] = ()
@@ -52,7 +52,11 @@ def tell(now: pl.DataFrame, *, score_kept: float) -> Story:
     if hot:
         names, are = _names(hot), "is" if len(hot) == 1 else "are"
         crowd = f"{names[0].upper()}{names[1:]} {are} wanted up to {wanted:.1f}× the mean"
-        if worked < max(HOT, 0.6 * wanted):
+        room = float((now["capacity"] / now["demand"].clip(lower_bound=1e-9)).min() or 0.0)  # type: ignore[arg-type]
+        if room >= 1 and redirected < WORTH_SAYING:
+            text = f"{crowd}, and work {worked:.1f}×. All of it fits their capacity, so nothing has to move."
+            told = replace(told, mood="uneven", title=f"Uneven, with room: {names} lead", text=text)
+        elif worked < max(HOT, 0.6 * wanted):
             title, text = f"Crowd on {names}, work stays even", f"{crowd}; no expert works more than {worked:.2f}×."
             told = replace(told, mood="balanced", title=title, text=text)
         else:

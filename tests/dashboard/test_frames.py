@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import polars as pl
 import pytest
+from msgspec import structs
 
 from dashboard import frames
 from dashboard.answers import Explanation, LayerLoad, LoadSnapshot
@@ -62,6 +63,20 @@ def test_nothing_older_than_the_span_is_kept() -> None:
     old = [snapshot(T0 + n * 1_000, layer([1], [1])) for n in range(400)]
     assert frames.load_over_time(frames.expert_loads(old, 0)).height == 60
     assert frames.queries_over_time(frames.queries(old, 0)).height == 60
+
+
+def test_a_capacity_out_of_reach_is_not_drawn() -> None:
+    load = layer([30, 10], [30, 10])
+    roomy = snapshot(T0, structs.replace(load, capacity=[800.0, 800.0]))
+    loads = frames.expert_loads([roomy], 0)
+    assert frames.load_now(loads)["capacity_x"].to_list() == [None, None]
+    assert frames.balance_over_time(frames.load_over_time(loads))["capacity"].to_list() == [None]
+
+
+def test_no_latency_without_answers() -> None:
+    rows = [snapshot(T0, layer([0], [0]), answered=0), snapshot(T0 + 2_000, layer([1], [1]))]
+    lines = frames.latency_lines(frames.queries_over_time(frames.queries(rows, 0)))
+    assert lines["start"].unique().to_list() == [-2.0]
 
 
 def test_engines_add_up() -> None:

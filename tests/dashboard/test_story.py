@@ -9,12 +9,12 @@ from dashboard.moves import moves
 from dashboard.story import tell
 
 
-def now(demand: list[float], served: list[float], moved: float = 0.0) -> pl.DataFrame:
+def now(demand: list[float], served: list[float], moved: float = 0.0, room: float = 1.25) -> pl.DataFrame:
     mean = sum(demand) / len(demand) or 1.0
     return pl.DataFrame(
         {
             "expert": range(len(demand)), "demand": demand, "served": served, "demand_x": [d / mean for d in demand],
-            "moved_in": [moved / len(demand)] * len(demand),
+            "capacity": [room * mean] * len(demand), "moved_in": [moved / len(demand)] * len(demand),
         }
     )  # fmt: skip
 
@@ -37,6 +37,12 @@ def test_a_crowd_is_named_with_its_numbers() -> None:
     assert story.title == "Crowd on expert 0, work stays even"
     assert "2.8× the mean" in story.text
     assert "42% of the work was redirected; 98.7% of the gate score is kept" in story.text
+
+
+def test_uneven_is_no_crowd_while_everything_fits() -> None:
+    story = tell(now([70, 10, 10, 10], [70, 10, 10, 10], room=8.0), score_kept=1.0)
+    assert story.mood == "uneven"
+    assert "nothing has to move" in story.text
 
 
 def test_two_crowds() -> None:
