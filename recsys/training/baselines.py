@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.training.co_occurrence import co_occurrences
 from recsys.training.examples import Ints, Sequences, pad
 from recsys.training.metrics import ndcg, target_ranks
 from recsys.training.protocol import Cases
@@ -98,7 +99,7 @@ def _neighbours(sequences: Sequences, rows: int, window: int) -> tuple[Tensor, T
     most = min(NEIGHBOURS, rows)
     neighbours_IM, cosines_IM = torch.zeros(rows, most, dtype=torch.int64), torch.zeros(rows, most)
     norm_I = torch.bincount(torch.from_numpy(sequences.items), minlength=rows).clamp(min=1).double().rsqrt()
-    firsts, seconds = _co_occurrences(sequences, window)
+    firsts, seconds = co_occurrences(sequences, window)
     bounds = np.searchsorted(firsts, np.arange(0, rows + ITEMS_AT_ONCE, ITEMS_AT_ONCE))
     for begin, end, start in zip(bounds[:-1], bounds[1:], range(0, rows, ITEMS_AT_ONCE), strict=True):
         cells = torch.from_numpy((firsts[begin:end] - start) * rows + seconds[begin:end])
@@ -108,18 +109,3 @@ def _neighbours(sequences: Sequences, rows: int, window: int) -> tuple[Tensor, T
         cosines_JM, neighbours_IM[block] = cosines_JI.topk(most)
         cosines_IM[block] = cosines_JM.float()
     return neighbours_IM, cosines_IM
-
-
-def _co_occurrences(sequences: Sequences, window: int) -> tuple[Ints, Ints]:
-    """Both items of every co-occurrence, in both directions, sorted by the first."""
-    users = np.repeat(np.arange(len(sequences.lengths)), sequences.lengths)
-    near = [
-        (sequences.items[:-step][same], sequences.items[step:][same])
-        for step in range(1, min(window, int(sequences.lengths.max(initial=0))) + 1)
-        for same in [users[:-step] == users[step:]]
-    ]
-    older = np.concatenate([np.zeros(0, np.int64), *(pair[0] for pair in near)])
-    newer = np.concatenate([np.zeros(0, np.int64), *(pair[1] for pair in near)])
-    firsts, seconds = np.concatenate([older, newer]), np.concatenate([newer, older])
-    order = np.argsort(firsts, kind="stable")
-    return firsts[order], seconds[order]

@@ -37,6 +37,7 @@ class TrainConfig:
         weight_decay: decoupled, on matrices only.
         gradient_norm: gradients are scaled down to this norm.
         newest_share: share of users whose newest events are read in an epoch; of the others a random window is.
+        warm_start_window: items had within so many events of each other begin with similar vectors; 0 turns it off.
         full_softmax_items: largest catalogue with an exact softmax; above it `sampled_negatives` stand for the rest.
         sampled_negatives: items of the sampled softmax, one draw per step.
         positions: positions of each user that the ranker learns from in one step.
@@ -64,6 +65,7 @@ class TrainConfig:
     weight_decay: float = 0.0
     gradient_norm: float = 5.0
     newest_share: float = 0.5
+    warm_start_window: int = 3
     full_softmax_items: int = 20_000
     sampled_negatives: int = 2_048
     positions: int = 4
@@ -149,6 +151,7 @@ class TrainConfig:
 
 _LOWEST_INT = {
     "validation_users": 1,
+    "warm_start_window": 0,
     "retrieval_epochs": 0,
     "ranking_epochs": 0,
     "batch": 1,
@@ -176,7 +179,7 @@ _RANGES = {
 PRESETS: dict[str, TrainConfig] = {
     "demo": TrainConfig(
         model=ModelConfig(items=0, width=64, history=50, expert_hidden=64),
-        retrieval_epochs=12,
+        retrieval_epochs=10,
         ranking_epochs=3,
         batch=64,
         learning_rate=2e-3,
@@ -195,11 +198,9 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "ml-1m": TrainConfig(
         model=ModelConfig(items=0, width=128, history=200, expert_hidden=128, dropout=0.3),
-        retrieval_epochs=24,
-        ranking_epochs=3,
+        retrieval_epochs=14,
+        ranking_epochs=2,
         ranking_batch=32,
-        positions=8,
-        check_every=2,
         precision="bfloat16",
     ),
 }

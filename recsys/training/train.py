@@ -36,6 +36,7 @@ from recsys.training.metrics import ndcg
 from recsys.training.protocol import build_cases, split
 from recsys.training.scoring import model_ranks
 from recsys.training.steps import Popularity, Steps
+from recsys.training.warm_start import item_vectors
 from router.router import Router
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -93,6 +94,10 @@ class _Run:
         self.data = digest(self.sequences)
         self.key = hashlib.sha256(f"{json.dumps(config.to_json(), sort_keys=True)} {self.data}".encode()).hexdigest()
         self.model = Recommender(model_config, vocabulary, version=self.key[:12])
+        if config.warm_start_window:
+            rows, width = self.model.item_ids.weight.shape
+            with torch.no_grad():
+                self.model.item_ids.weight += item_vectors(self.sequences, rows, width, config.warm_start_window)
         self.catalogue = catalogue
         self.steps = Steps(
             model=self.model,
