@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from recsys.api import limits, metrics, problems
+from recsys.api import hot, limits, metrics, problems
 from recsys.api.deps import Resources
 from recsys.api.engine_client import EngineClient
 from recsys.api.fallback import Fallback
@@ -81,6 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     app = FastAPI(title="recsys-moe", version="1", description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
+    app.add_middleware(hot.HotRecommendations, resources=lambda: app.state.resources)
     app.add_middleware(limits.BodyLimit, longest=config.api.body_bytes_max)
     app.add_middleware(metrics.Measure, metrics=measured)
     for module in (recommendations, events, items, users, popular, experts, router, models):

@@ -10,9 +10,9 @@ import structlog
 from redis.exceptions import RedisError
 
 from recsys.api.item_cache import ItemCache
-from recsys.api.schemas import FiltersBody, RecommendedItem
 from recsys.state.items import CatalogueItem, ItemReader
 from recsys.state.popular import PopularItems
+from recsys.wire import Filters
 
 log = structlog.get_logger(__name__)
 
@@ -47,23 +47,16 @@ class Fallback:
                 await self._task
 
     def pick(
-        self,
-        k: int,
-        *,
-        filters: FiltersBody,
-        exclude: Collection[str],
-        candidates: Collection[str] | None,
-    ) -> list[RecommendedItem]:
-        """The `k` most popular items that meet the conditions, from what was last read."""
-        chosen: list[RecommendedItem] = []
+        self, k: int, *, filters: Filters, exclude: Collection[str], candidates: Collection[str] | None
+    ) -> list[tuple[CatalogueItem, float]]:
+        """The `k` most popular items that meet the conditions, with their weights, from what was last read."""
+        chosen: list[tuple[CatalogueItem, float]] = []
         for item_id, score in self._scores:
             item = self._known.get(item_id)
             if item is None or item_id in exclude or (candidates is not None and item_id not in candidates):
                 continue
             if meets(filters, item):
-                chosen.append(
-                    RecommendedItem(item_id=item_id, score=score, title=item.title, categories=list(item.categories))
-                )
+                chosen.append((item, score))
                 if len(chosen) == k:
                     break
         return chosen
@@ -86,7 +79,7 @@ class Fallback:
             await asyncio.sleep(self._refresh_s)
 
 
-def meets(filters: FiltersBody, item: CatalogueItem) -> bool:
+def meets(filters: Filters, item: CatalogueItem) -> bool:
     """Whether an item meets all conditions; one without a year meets no bound on years."""
     categories = set(item.categories)
     if filters.categories_any and not categories & set(filters.categories_any):

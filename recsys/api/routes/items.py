@@ -12,7 +12,7 @@ from recsys.api import limits
 from recsys.api.deps import Admin, Res
 from recsys.api.engine_client import EngineLostError
 from recsys.api.problems import describe
-from recsys.api.routes.recommendations import titled
+from recsys.api.recommend import documented, titled
 from recsys.api.schemas import ItemAnswer, ItemBody, SimilarAnswer
 from recsys.errors import NotFoundError, UnavailableError
 from recsys.events.schema import ID_MAX, Item, ItemDelete
@@ -77,7 +77,8 @@ async def similar(
 ) -> SimilarAnswer:
     """Items nearest to this one in the model's embedding, by cosine."""
     config = res.settings.api
-    budget_s = limits.deadline_s(request, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
+    deadline = request.headers.get("x-deadline-ms")
+    budget_s = limits.deadline_s(deadline, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
     question = Similar(id=uuid.uuid4().hex, time_left_ms=budget_s * 1e3, item_id=item_id, k=k)
     try:
         reply = await res.engine.ask(question, timeout_s=budget_s)
@@ -88,4 +89,4 @@ async def similar(
     if reply.status != "ok":
         raise UnavailableError(reply.error, retry_after_s=reply.retry_after_s or 1.0)
     scored = await titled([(i.item_id, i.score, i.goals) for i in reply.items], res)
-    return SimilarAnswer(item_id=item_id, items=scored, model_version=reply.model_version)
+    return SimilarAnswer(item_id=item_id, items=documented(scored), model_version=reply.model_version)

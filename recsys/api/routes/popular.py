@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from recsys.api.deps import Res
 from recsys.api.problems import describe
-from recsys.api.routes.recommendations import titled
+from recsys.api.recommend import documented, titled
 from recsys.api.schemas import PopularAnswer
 from recsys.state.popular import Window
 
@@ -23,4 +23,4 @@ async def popular(
 ) -> PopularAnswer:
     """Most used items in a window of event time; all of time where the window is empty."""
     scores = await res.popular.top(window, k)
-    return PopularAnswer(window=window, items=await titled([(i, s, {}) for i, s in scores], res))
+    return PopularAnswer(window=window, items=documented(await titled([(i, s, {}) for i, s in scores], res)))

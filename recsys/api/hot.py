@@ -1,0 +1,88 @@
+"""The hot call without a framework: decoded and encoded by msgspec, answered before routing and pydantic.
+
+Anything out of the ordinary (another method, another content type, a body that is not plainly right) goes on to the
+application with its body intact, so that there is one place that knows the errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recsys.api import limits
+from recsys.api.deps import Resources
+from recsys.api.problems import answer_to
+from recsys.api.query import decode_query
+from recsys.api.recommend import recommend
+from recsys.errors import RecsysError
+
+PATH = "/v1/recommendations"
+
+
+class _Route:
+    """Stands in for the framework's route in metrics."""
+
+    path = PATH
+
+
+class HotRecommendations:
+    """ASGI middleware that answers plainly right `POST /v1/recommendations` itself."""
+
+    def __init__(self, app: ASGIApp, resources: Callable[[], Resources]) -> None:
+        self._app = app
+        self._resources = resources
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        if not headers.get(b"content-type", b"").startswith(b"application/json"):
+            await self._app(scope, receive, send)
+            return
+        messages, body = await _read(receive)
+        query = decode_query(body) if messages[-1]["type"] == "http.request" else None
+        if query is None:
+            await self._app(scope, _again(messages, receive), send)
+            return
+        scope["route"] = _Route
+        res = self._resources()
+        config = res.settings.api
+        deadline = headers.get(b"x-deadline-ms")
+        try:
+            budget_s = limits.deadline_s(
+                None if deadline is None else deadline.decode("latin-1"),
+                default_ms=config.deadline_ms,
+                most_ms=config.deadline_ms_max,
+            )
+            answer = await recommend(query, budget_s, res)
+        except RecsysError as error:
+            await answer_to(error)(scope, receive, send)
+            return
+        await _send_json(send, answer)
+
+
+async def _read(receive: Receive) -> tuple[list[Message], bytes]:
+    """All messages of the body; the length is bounded by the middleware outside."""
+    messages = [await receive()]
+    while messages[-1]["type"] == "http.request" and messages[-1].get("more_body"):
+        messages.append(await receive())
+    return messages, b"".join(message.get("body", b"") for message in messages)
+
+
+def _again(messages: list[Message], receive: Receive) -> Callable[[], Awaitable[Message]]:
+    """Messages that were read already, then the rest."""
+    left = iter(messages)
+
+    async def replay() -> Message:
+        message = next(left, None)
+        return message if message is not None else await receive()
+
+    return replay
+
+
+async def _send_json(send: Send, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

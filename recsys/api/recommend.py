@@ -1,0 +1,210 @@
+"""From a query to its answer: user state from Redis, ranking by the engine, popular items without one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+from redis.exceptions import RedisError
+
+from recsys.api.deps import Resources
+from recsys.api.engine_client import EngineLostError
+from recsys.api.query import Query
+from recsys.api.schemas import RecommendedItem
+from recsys.errors import InputError, OverloadedError
+from recsys.wire import RankReply, RankRequest
+
+ANSWER_MARGIN_S = 0.01  # what the API itself needs after the engine's reply
+
+
+class AnsweredItem(msgspec.Struct, frozen=True):
+    """One item of an answer; see `schemas.RecommendedItem`."""
+
+    item_id: str
+    score: float
+    title: str | None = None
+    categories: tuple[str, ...] = ()
+    goals: dict[str, float] = {}
+
+
+class _Degraded(msgspec.Struct, frozen=True):
+    step: str = "calm"
+    redirected: float = 0.0
+    score_kept: float = 1.0
+
+
+class _Timing(msgspec.Struct, frozen=True):
+    total_ms: float
+    state_ms: float
+    queue_ms: float
+    compute_ms: float
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a query; the documented twin is `schemas.RecommendationAnswer`."""
+
+    request_id: str
+    items: Sequence[AnsweredItem]
+    model_version: str
+    policy: str
+    degraded: _Degraded
+    cold_start: bool
+    fallback: str | None
+    timing: _Timing
+    explain: Sequence[object] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of the asking user."""
+
+    history: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    failed: bool = False
+
+
+async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
+    """The answer, encoded.
+
+    Raises:
+        InputError: the query is wrong. OverloadedError: refused to protect accepted work.
+    """
+    began = time.perf_counter()
+    _check_bounds(query, res)
+    request_id = uuid.uuid4().hex
+    known = await _user_state(query, res, budget_s)
+    state_s = time.perf_counter() - began
+    reply: RankReply | None = None
+    fallback = "the user's state cannot be read, so the answer is not personal" if known.failed else None
+    try:
+        reply = await _ask_engine(query, known, request_id, budget_s - state_s, res)
+        items = await titled([(i.item_id, i.score, i.goals) for i in reply.items], res)
+    except EngineLostError as error:
+        reason = str(error)
+        res.metrics.fallbacks.labels(reason.split(":", 1)[0]).inc()
+        fallback = f"{reason}; these are popular items"
+        items = _popular(query, known, res)
+    if res.settings.api.impressions and query.user_id is not None and items:
+        res.impressions.add(request_id, query.user_id, tuple(item.item_id for item in items))
+    return msgspec.json.encode(
+        Answer(
+            request_id=request_id,
+            items=items,
+            model_version=reply.model_version if reply else "",
+            policy=reply.policy if reply else "",
+            degraded=_Degraded(reply.step, reply.redirected, reply.score_kept) if reply else _Degraded(),
+            cold_start=reply.cold_start if reply else not known.history,
+            fallback=fallback,
+            timing=_Timing(
+                total_ms=(time.perf_counter() - began) * 1e3,
+                state_ms=state_s * 1e3,
+                queue_ms=reply.queue_ms if reply else 0.0,
+                compute_ms=reply.compute_ms if reply else 0.0,
+            ),
+            explain=reply.experts if reply and query.explain else None,
+        )
+    )
+
+
+async def titled(scored: Sequence[tuple[str, float, dict[str, float]]], res: Resources) -> list[AnsweredItem]:
+    """Items of an answer with their titles; an answer without titles is better than none when Redis is away."""
+    try:
+        known = await res.items.get([item_id for item_id, _, _ in scored])
+    except RedisError:
+        known = {}
+    answer = []
+    for item_id, score, goals in scored:
+        item = known.get(item_id)
+        answer.append(
+            AnsweredItem(item_id, score, item.title, item.categories, goals)
+            if item
+            else AnsweredItem(item_id, score, goals=goals)
+        )
+    return answer
+
+
+def documented(items: Sequence[AnsweredItem]) -> list[RecommendedItem]:
+    """The same items as the models that other calls answer with."""
+    return [RecommendedItem(**msgspec.structs.asdict(item)) for item in items]
+
+
+def _check_bounds(query: Query, res: Resources) -> None:
+    config = res.settings.api
+    if query.k > config.k_max:
+        raise InputError(f"k: {query.k}, at most {config.k_max}", field="k")
+    if query.candidates is not None and len(query.candidates) > config.candidates_max:
+        raise InputError(
+            f"candidates: {len(query.candidates)} items, at most {config.candidates_max}", field="candidates"
+        )
+    if query.user_id is None and query.history is None:
+        raise InputError("user_id: name a user_id, a history or both", field="user_id")
+
+
+async def _user_state(query: Query, res: Resources, budget_s: float) -> _Known:
+    """History as named or as stored. A failing Redis costs at most half the budget, and the personal touch."""
+    known = _Known()
+    if query.user_id is not None:
+        try:
+            async with asyncio.timeout(budget_s / 2):
+                user = await res.users.get_user(query.user_id)
+            known = _Known(
+                tuple(entry.item_id for entry in user.history),
+                tuple(entry.kind for entry in user.history),
+                user.hidden,
+            )
+        except (RedisError, TimeoutError):
+            known = _Known(failed=query.history is None)
+    if query.history is not None:
+        return _Known(query.history, ("click",) * len(query.history), known.hidden)
+    return known
+
+
+async def _ask_engine(query: Query, known: _Known, request_id: str, left_s: float, res: Resources) -> RankReply:
+    """The engine's reply if it answered.
+
+    Raises:
+        EngineLostError: fall back. OverloadedError: refuse. InputError: the query is wrong.
+    """
+    question = RankRequest(
+        id=request_id,
+        time_left_ms=max(0.0, left_s - ANSWER_MARGIN_S) * 1e3,
+        k=query.k,
+        history=known.history,
+        history_kinds=known.kinds,
+        candidates=query.candidates,
+        exclude=query.exclude_items + known.hidden,
+        exclude_seen=query.exclude_seen,
+        filters=query.wire_filters,
+        diversity=query.diversity,
+        goals=query.goals,
+        explain=query.explain,
+        priority=0 if query.priority == "interactive" else 1,
+    )
+    reply = await res.engine.ask(question, timeout_s=max(0.001, left_s))
+    match reply.status:
+        case "ok":
+            return reply
+        case "invalid":
+            raise InputError(reply.error, field=reply.error.split(":", 1)[0])
+        case "refused" | "expired":
+            raise OverloadedError(f"the engine is overloaded: {reply.error}", retry_after_s=reply.retry_after_s or 1.0)
+        case _:
+            raise EngineLostError(f"the engine failed: {reply.error}")
+
+
+def _popular(query: Query, known: _Known, res: Resources) -> list[AnsweredItem]:
+    barred = {*query.exclude_items, *known.hidden, *(known.history if query.exclude_seen else ())}
+    return [
+        AnsweredItem(item.item_id, score, item.title, item.categories)
+        for item, score in res.fallback.pick(
+            query.k,
+            filters=query.wire_filters,
+            exclude=barred,
+            candidates=None if query.candidates is None else set(query.candidates),
+        )
+    ]
