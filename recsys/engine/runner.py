@@ -14,6 +14,7 @@ from torch import Tensor
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.selection import eligible_rows, fuse_goals, goal_weights, pick
 from recsys.errors import InputError
+from recsys.model.ranker import Ranked
 from recsys.model.recommender import Recommender
 from recsys.wire import ExpertUse, RankReply, RankRequest, ScoredItem, Similar
 from router.router import Router
@@ -97,7 +98,7 @@ class Runner:
         ranked = self.model.rank(encoded, torch.from_numpy(candidates_BN).to(self._device), catalogue.table_ID, router)
         logits_BNG = ranked.logits_BNG.double().cpu().numpy()
         compute_ms = (time.perf_counter() - started) * 1e3
-        kept_B, redirected_B = _route_quality(ranked.plans, len(jobs))
+        kept_B, redirected_B = _route_quality(ranked)
         replies = []
         for b, job in enumerate(jobs):
             filled = candidates_BN[b] > 0
@@ -106,7 +107,7 @@ class Runner:
             chosen = pick(log_score_N, catalogue.vectors_ID[rows_N], job.request.k, job.request.diversity)
             items = tuple(self._scored(catalogue, rows_N[n], log_score_N[n], p_NG[n]) for n in chosen)
             experts = (
-                self._explain(items, chosen, b, candidates_BN.shape[1], ranked.plans) if job.request.explain else ()
+                self._explain(items, ranked.tokens_BN[b, chosen].tolist(), ranked.plans) if job.request.explain else ()
             )
             replies.append(
                 RankReply(
@@ -125,7 +126,7 @@ class Runner:
                     experts=experts,
                 )
             )
-        return replies, ranked.plans, candidates_BN.size
+        return replies, ranked.plans, int((candidates_BN > 0).sum())
 
     def _histories(self, jobs: list[_Job], catalogue: Catalogue) -> tuple[Tensor, Tensor, list[bool]]:
         """Table rows and kinds of the histories, right-padded with 0; ids that the catalogue lacks are left out."""
@@ -185,12 +186,11 @@ class Runner:
 
     @staticmethod
     def _explain(
-        items: tuple[ScoredItem, ...], chosen: NDArray[np.int64], b: int, width: int, plans: Sequence[RoutingPlan]
+        items: tuple[ScoredItem, ...], tokens: list[int], plans: Sequence[RoutingPlan]
     ) -> tuple[ExpertUse, ...]:
         uses = []
         for layer, plan in enumerate(plans):
-            for item, position in zip(items, chosen, strict=True):
-                token = b * width + int(position)
+            for item, token in zip(items, tokens, strict=True):
                 wished = plan.wishes_TK[token].tolist()
                 got = plan.expert_ids_TK[token].tolist()
                 used = [e for e in got if e >= 0]
@@ -207,10 +207,12 @@ class Runner:
         return tuple(uses)
 
 
-def _route_quality(plans: Sequence[RoutingPlan], requests: int) -> tuple[list[float], list[float]]:
+def _route_quality(ranked: Ranked) -> tuple[list[float], list[float]]:
     """Per request: the score kept is its batch's, over which the router balances; the redirected share is its own."""
-    if not plans:
-        return [1.0] * requests, [0.0] * requests
-    kept = float(torch.stack([plan.score_kept for plan in plans]).mean())
-    redirected_B = torch.stack([p.redirected_TK.float().view(requests, -1).mean(1) for p in plans]).mean(0)
-    return [kept] * requests, redirected_B.tolist()
+    real_BN = ranked.tokens_BN >= 0
+    owner_T = real_BN.nonzero()[:, 0]
+    tokens_B = real_BN.sum(1).clamp(min=1)
+    redirected_T = torch.stack([plan.redirected_TK.float().mean(1) for plan in ranked.plans]).mean(0)
+    redirected_B = torch.zeros(len(real_BN), device=owner_T.device).index_add(0, owner_T, redirected_T) / tokens_B
+    kept = float(torch.stack([plan.score_kept for plan in ranked.plans]).mean())
+    return [kept] * len(real_BN), redirected_B.tolist()

@@ -25,11 +25,13 @@ class Ranked:
 
     Attributes:
         logits_BNG: one logit per goal, in the order of `ModelConfig.goals`.
-        plans: what the router decided in each block; token t is candidate t % N of request t // N.
+        plans: what the router decided in each block, over the tokens: the candidates that are no padding, in order.
+        tokens_BN: token of each candidate, -1 for padding; int64.
     """
 
     logits_BNG: Tensor
     plans: tuple[RoutingPlan, ...]
+    tokens_BN: Tensor
 
 
 class HistoryAttention(nn.Module):
@@ -128,7 +130,7 @@ class Ranker(nn.Module):
         nn.init.zeros_(self.heads.weight)  # at the start, ranking is retrieval
         nn.init.zeros_(self.heads.bias)
 
-    def forward(self, encoded: Encoded, candidates_BND: Tensor, router: Router) -> Ranked:
+    def forward(self, encoded: Encoded, candidates_BND: Tensor, real_BN: Tensor, router: Router) -> Ranked:
         B, N, D = candidates_BND.shape
         user_B1D = encoded.user_BD[:, None]
         retrieval_BN = (candidates_BND @ encoded.user_BD[:, :, None]).squeeze(-1)
@@ -141,9 +143,15 @@ class Ranker(nn.Module):
             + self.attention_in(self.attention(candidates_BND, encoded))
             + self.context_in(context_BN2)
         )
-        x_TD, plans = x_BND.reshape(B * N, D), []
+        real_T = real_BN.reshape(B * N)
+        x_TD, plans = x_BND.reshape(B * N, D)[real_T], []  # padding must not take an expert's slots
         for layer, block in enumerate(self.blocks):
             x_TD, plan = block(x_TD, layer, router)
             plans.append(plan)
-        heads_BNG = self.heads(self.final_norm(x_TD)).view(B, N, len(self.retrieval_G))
-        return Ranked(logits_BNG=retrieval_BN[..., None] * self.retrieval_G + heads_BNG, plans=tuple(plans))
+        heads_NG = x_TD.new_zeros(B * N, len(self.retrieval_G))
+        heads_NG[real_T] = self.heads(self.final_norm(x_TD))
+        return Ranked(
+            logits_BNG=retrieval_BN[..., None] * self.retrieval_G + heads_NG.view(B, N, len(self.retrieval_G)),
+            plans=tuple(plans),
+            tokens_BN=torch.where(real_BN, (real_T.cumsum(0) - 1).view(B, N), -1),
+        )

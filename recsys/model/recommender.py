@@ -100,7 +100,9 @@ class Recommender(nn.Module):
             router: picks the experts. With `Router.unconstrained` a candidate's scores depend on nothing else
                 in the batch.
         """
-        ranked: Ranked = self.ranker(encoded, nn.functional.embedding(candidates_BN, table_ID), router)
+        ranked: Ranked = self.ranker(
+            encoded, nn.functional.embedding(candidates_BN, table_ID), candidates_BN != 0, router
+        )
         return ranked
 
     def save_pretrained(self, folder: Path | str) -> None:

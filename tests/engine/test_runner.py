@@ -144,3 +144,16 @@ def test_unknown_history_is_a_cold_start(runner: Runner, catalogue: Catalogue) -
 def test_no_gradient_is_kept(runner: Runner, catalogue: Catalogue) -> None:
     assert torch.is_grad_enabled()
     assert not catalogue.table_ID.requires_grad
+
+
+def test_padding_takes_no_expert_s_slots(runner: Runner, catalogue: Catalogue) -> None:
+    short = RankRequest(id="a", time_left_ms=1, k=5, candidates=("i1", "i2"), explain=True)
+    long = RankRequest(id="b", time_left_ms=1, k=5, explain=True)
+    result = runner.run([short, long], catalogue, router(runner, "price"), step="redirect")
+    assert result.tokens == 62
+    for plan in result.plans:
+        assert int(plan.demand_E.sum()) == 62 * runner.model.config.k
+    assert {use.item_id for use in result.replies[0].experts} == {"i1", "i2"}
+    alone = runner.run([short], catalogue, router(runner, "topk"), step="calm").replies[0]
+    together = runner.run([long, short], catalogue, router(runner, "topk"), step="calm").replies[1]
+    assert [use.experts for use in alone.experts] == [use.experts for use in together.experts]
