@@ -190,8 +190,8 @@ PRESETS: dict[str, TrainConfig] = {
     "ml-100k": TrainConfig(
         model=ModelConfig(items=0, width=64, history=100, expert_hidden=64, dropout=0.3),
         protocol="time",
-        retrieval_epochs=40,
-        ranking_epochs=5,
+        retrieval_epochs=20,
+        ranking_epochs=2,
         batch=32,
         warmup_steps=50,
         patience=8,
