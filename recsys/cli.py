@@ -57,11 +57,12 @@ def demo(
     rate: Annotated[float, typer.Option(help="Requests per second of the demo's traffic")] = 20.0,
     traffic: Annotated[bool, typer.Option(help="Start traffic")] = True,
     board: Annotated[bool, typer.Option(help="Start the board")] = True,
+    engines: Annotated[int, typer.Option(min=1, max=64, help="Engine processes; the API spreads over them")] = 1,
 ) -> None:
     """Everything on this machine: Redis, world, model, worker, engine, API, board, traffic. Ctrl-C ends it."""
     from recsys.stack.demo import DemoOptions, run_demo
 
-    run_demo(DemoOptions(folder, port, board_port, rate, traffic, board), Console())
+    run_demo(DemoOptions(folder, port, board_port, rate, traffic, board, engines=engines), Console())
 
 
 @serve.command()

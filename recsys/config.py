@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from recsys.errors import InputError
+
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -89,7 +91,11 @@ class ApiSettings(_Section):
 class EngineSettings(_Section):
     """The process that owns a device."""
 
-    endpoint: str = Field("ipc:///tmp/recsys-engine.sock", description="ZeroMQ address, `ipc://` or `tcp://`")
+    endpoint: str = Field(
+        "ipc:///tmp/recsys-engine.sock",
+        description="ZeroMQ address, `ipc://` or `tcp://`; for the API, several with commas: one per engine",
+        pattern=r"^(ipc|tcp)://[^\s,]+(,(ipc|tcp)://[^\s,]+)*$",
+    )
     model_dir: Path = Field(Path("models/current"), description="Folder written by `recsys train`")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs")
     threads: PositiveInt = Field(1, description="Intra-op threads; at most half the cores when processes share them")
@@ -104,6 +110,23 @@ class EngineSettings(_Section):
 
 class RouterSettings(_Section):
     """Policy at start; `PUT /v1/router` changes it live."""
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """All addresses, for the API."""
+        return tuple(self.endpoint.split(","))
+
+    @property
+    def own_endpoint(self) -> str:
+        """The one address that an engine listens on.
+
+        Raises:
+            InputError: there are several.
+        """
+        if len(self.endpoints) > 1:
+            name = "RECSYS_ENGINE__ENDPOINT"
+            raise InputError(f"{name}: {len(self.endpoints)} addresses, an engine listens on one", field=name)
+        return self.endpoint
+
 
     policy: str = Field("price", description="One of the registered policies")
     capacity_factor: float = Field(

@@ -86,6 +86,7 @@ class RankReply(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t", 
     experts: tuple[ExpertUse, ...] = ()
     error: str = ""
     retry_after_s: float = 0.0
+    elsewhere: bool = False  # refused because this engine starts or stops: another one may answer
 
 
 class Similar(msgspec.Struct, frozen=True, tag_field="t", tag="similar"):

@@ -141,31 +141,35 @@ def tiny_model(tiny_world: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 class Service:
     """Real processes of the service around one Redis; each can be started, killed and started again."""
 
-    def __init__(self, folder: Path, server: RedisServer, model: Path, **environment: str) -> None:
+    def __init__(self, folder: Path, server: RedisServer, model: Path, engines: int = 1, **environment: str) -> None:
         self.folder = folder
         self.redis = server
         self.port = free_port()
         self.base = f"http://127.0.0.1:{self.port}"
         self.admin = {"X-Api-Key": "test-key"}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.engines = {
+            ("engine" if n == 1 else f"engine-{n}"): f"ipc://{folder}/e{n}.sock" for n in range(1, engines + 1)
+        }
         self._environment = {
             **os.environ,
             "RECSYS_REDIS__URL": server.url,
             "RECSYS_API__PORT": str(self.port),
             "RECSYS_API__ADMIN_KEY": "test-key",
-            "RECSYS_ENGINE__ENDPOINT": f"ipc://{folder}/e.sock",
+            "RECSYS_ENGINE__ENDPOINT": ",".join(self.engines.values()),
             "RECSYS_ENGINE__MODEL_DIR": str(model),
             "OMP_NUM_THREADS": "1",
             **environment,
         }
 
     def start(self, *names: str) -> None:
-        """Start processes by the name of their subcommand: api, engine, worker."""
+        """Start processes by the name of their subcommand: api, engine, worker; further engines: engine-2, ..."""
         for name in names:
+            own = {"RECSYS_ENGINE__ENDPOINT": self.engines[name]} if name in self.engines else {}
             with (self.folder / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(
-                    [sys.executable, "-m", "recsys.cli", "serve", name],
-                    env=self._environment,
+                    [sys.executable, "-m", "recsys.cli", "serve", name.partition("-")[0]],
+                    env={**self._environment, **own},
                     cwd=ROOT,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -222,12 +226,12 @@ def start_service(tiny_world: Path, tiny_model: Path) -> Callable[..., AbstractC
     from recsys.events.replay import publish_catalogue
 
     @contextmanager
-    def start(folder: Path, **environment: str) -> Iterator[Service]:
+    def start(folder: Path, engines: int = 1, **environment: str) -> Iterator[Service]:
         server = RedisServer(folder)
         server.start()
-        running = Service(folder, server, tiny_model, **environment)
+        running = Service(folder, server, tiny_model, engines, **environment)
         try:
-            running.start("worker", "engine", "api")
+            running.start("worker", *running.engines, "api")
             publish_catalogue(Dataset.load(tiny_world), Settings(redis=RedisSettings(url=server.url)))
             running.wait_ready()
             yield running

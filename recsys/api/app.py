@@ -9,7 +9,7 @@ from fastapi import FastAPI
 
 from recsys.api import hot, limits, metrics, problems
 from recsys.api.deps import Resources
-from recsys.api.engine_client import EngineClient
+from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
@@ -40,7 +40,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         keys = Keys(config.redis.prefix)
         redis = async_client(config.redis)
-        engine = EngineClient(config.engine.endpoint, in_flight_max=config.api.in_flight_max)
+        engine = EnginePool(
+            config.engine.endpoints, in_flight_max=config.api.in_flight_max, retries=measured.engine_retries
+        )
         producer = EventProducer(redis, keys, group=config.events.group, backlog_max=config.events.backlog_max)
         impressions = ImpressionWriter(
             producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped

@@ -11,7 +11,7 @@ from fastapi import Depends, Header, Request
 from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
 
-from recsys.api.engine_client import EngineClient
+from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
@@ -31,7 +31,7 @@ class Resources:
     settings: Settings
     keys: Keys
     redis: Redis
-    engine: EngineClient
+    engine: EnginePool
     producer: EventProducer
     impressions: ImpressionWriter
     items: ItemCache

@@ -1,4 +1,4 @@
-"""The API's end of the wire to the engine. Every question is answered, refused, or failed; none waits for ever.
+"""The API's end of the wire to one engine. Every question is answered, refused, or failed; none waits for ever.
 
 A lost connection is noticed by the socket's own events, so that callers in flight are told at once and not by
 their deadline; pings every quarter second notice an engine that hangs.
@@ -50,6 +50,11 @@ class EngineClient:
     def in_flight(self) -> int:
         """Questions without an answer."""
         return len(self._pending)
+
+    @property
+    def load(self) -> int:
+        """Questions of this process without an answer, and the queue that the engine last reported."""
+        return len(self._pending) + (self._pong.queue if self._pong else 0)
 
     @property
     def alive(self) -> bool:

@@ -4,6 +4,8 @@ recsys_api_requests_total{route,status}    requests by route template and status
 recsys_api_latency_seconds{route}          first byte of the request to the last of the answer
 recsys_api_fallbacks_total{reason}         recommendations from popular items
 recsys_api_engine_in_flight                questions without an answer
+recsys_api_engines_ready                   engines that rank
+recsys_api_engine_retries_total            questions asked of another engine because the first one was lost
 recsys_api_events_total{outcome}           accepted, duplicate, rejected
 recsys_api_impressions_dropped_total       impressions that found the queue full
 """
@@ -34,6 +36,10 @@ class ApiMetrics:
             "recsys_api_fallbacks", "Recommendations from popular items", ["reason"], registry=registry
         )
         self.in_flight = Gauge("recsys_api_engine_in_flight", "Questions without an answer", registry=registry)
+        self.engines_ready = Gauge("recsys_api_engines_ready", "Engines that rank", registry=registry)
+        self.engine_retries = Counter(
+            "recsys_api_engine_retries", "Asked of another engine, the first was lost", registry=registry
+        )
         self.events = Counter("recsys_api_events", "Events by what became of them", ["outcome"], registry=registry)
         self.impressions_dropped = Counter("recsys_api_impressions_dropped", "Found the queue full", registry=registry)
 

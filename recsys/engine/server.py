@@ -48,6 +48,7 @@ class Engine:
         torch.set_num_threads(config.threads)
         torch.manual_seed(settings.seed)
         self._settings = settings
+        self._endpoint = config.own_endpoint
         self.name = f"{socket.gethostname()}-{os.getpid()}"
         device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
         model = Recommender.from_pretrained(config.model_dir).to(device)
@@ -96,7 +97,7 @@ class Engine:
         follow = threading.Thread(target=control.run, args=(self._stop,), name="control")
         compute.start()
         follow.start()
-        log.info("engine_started", engine=self.name, endpoint=config.endpoint, model=self._model.version)
+        log.info("engine_started", engine=self.name, endpoint=self._endpoint, model=self._model.version)
         try:
             self._io_loop(outgoing, compute)
         finally:
@@ -166,11 +167,10 @@ class Engine:
     def _io_loop(self, outgoing: zmq.Socket[bytes], compute: threading.Thread) -> None:
         router = self._zmq.socket(zmq.ROUTER)
         router.setsockopt(zmq.LINGER, 200)
-        endpoint = self._settings.engine.endpoint
         try:
-            router.bind(endpoint)
+            router.bind(self._endpoint)
         except zmq.ZMQError as error:
-            raise UnavailableError(f"RECSYS_ENGINE__ENDPOINT: cannot listen on {endpoint}: {error}") from None
+            raise UnavailableError(f"RECSYS_ENGINE__ENDPOINT: cannot listen on {self._endpoint}: {error}") from None
         poller = zmq.Poller()
         poller.register(router, zmq.POLLIN)
         poller.register(outgoing, zmq.POLLIN)
@@ -207,14 +207,15 @@ class Engine:
             log.warning("bad_message", error=str(error)[:200])
             return None
         if isinstance(message, Ping):
-            return peer, Pong(message.n, self.ready, len(self._queue), self._model.version)
+            return peer, Pong(message.n, self.ready and not self._stop.is_set(), len(self._queue), self._model.version)
         now = time.monotonic()
         left_s = message.time_left_ms / 1e3
         ticket = Ticket(peer, message, now, now + left_s)
         wait_s = self._service.wait_s(len(self._queue), self._settings.engine.batch_max)
         self._pressure = wait_s / left_s if left_s > 0 else 1.0
         if not self.ready or self._stop.is_set():
-            return peer, self._refusal(message, "the engine is starting" if not self.ready else "stopping", 1.0)
+            why = "the engine is stopping" if self.ready else "the engine is starting"
+            return peer, msgspec.structs.replace(self._refusal(message, why, 1.0), elsewhere=True)
         if left_s <= 0:
             self._telemetry.left("expired")
             return peer, RankReply(id=message.id, status="expired", error="no time left on arrival")

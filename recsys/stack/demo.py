@@ -27,6 +27,7 @@ class DemoOptions:
     traffic: bool = True
     board: bool = True
     admin_key: str = "demo"
+    engines: int = 1
 
 
 def run_demo(options: DemoOptions, console: Console) -> None:
@@ -38,7 +39,7 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     folder = options.folder.resolve()
     with Processes(folder / "logs") as processes:
         processes.stop_on_signals()
-        stack = LocalStack(processes, folder, console, options.port, options.admin_key)
+        stack = LocalStack(processes, folder, console, options.port, options.admin_key, engines=options.engines)
         stack.start_redis()
         _ensure_world(folder / "world", console)
         _ensure_model(folder / "model", folder / "world", console)

@@ -32,6 +32,7 @@ class LocalStack:
         port: of the API, if it is free.
         admin_key: for admin calls.
         more: further settings of all processes.
+        engines: how many engine processes.
     """
 
     processes: Processes
@@ -40,6 +41,7 @@ class LocalStack:
     port: int = 8000
     admin_key: str = "demo"
     more: Mapping[str, str] = field(default_factory=dict)
+    engines: int = 1
     redis_url: str = ""
     base: str = ""
 
@@ -60,20 +62,29 @@ class LocalStack:
         self._await("redis", self._pings, "Redis to answer")
 
     def start_service(self, model: Path) -> None:
-        """Start worker, engine and API; `wait_ready` waits for them."""
+        """Start worker, engines and API; `wait_ready` waits for the first engine."""
         port = free_port(self.port)
         self.base = f"http://127.0.0.1:{port}"
+        sockets = {name: f"ipc://{self.folder}/{name}.sock" for name in self.engine_names}
         environment = {
             "RECSYS_REDIS__URL": self.redis_url,
             "RECSYS_API__PORT": str(port),
             "RECSYS_API__ADMIN_KEY": self.admin_key,
-            "RECSYS_ENGINE__ENDPOINT": f"ipc://{self.folder}/engine.sock",
+            "RECSYS_ENGINE__ENDPOINT": ",".join(sockets.values()),
             "RECSYS_ENGINE__MODEL_DIR": str(model),
             "OMP_WAIT_POLICY": "PASSIVE",
             **self.more,
         }
-        for name in ("worker", "engine", "api"):
+        for name in ("worker", "api"):
             self.processes.start(name, python("-m", "recsys.cli", "serve", name), env=environment)
+        for name, socket in sockets.items():
+            own = {**environment, "RECSYS_ENGINE__ENDPOINT": socket}
+            self.processes.start(name, python("-m", "recsys.cli", "serve", "engine"), env=own)
+
+    @property
+    def engine_names(self) -> list[str]:
+        """Engine processes as `processes` calls them: engine, engine-2, ..."""
+        return ["engine" if n == 1 else f"engine-{n}" for n in range(1, self.engines + 1)]
 
     def wait_ready(self) -> None:
         """Return when the API says that it is ready.

@@ -30,7 +30,7 @@ def probe_engine(settings: Settings) -> str:
 
     from recsys.wire import Ping, Pong, decode_from_engine, encode
 
-    endpoint = settings.engine.endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//*:", "//127.0.0.1:")
+    endpoint = settings.engine.own_endpoint.replace("//0.0.0.0:", "//127.0.0.1:").replace("//*:", "//127.0.0.1:")
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     try:
         asking = context.socket(zmq.DEALER)

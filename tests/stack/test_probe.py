@@ -22,7 +22,7 @@ def test_healthy(service: Any, eventually: Callable[..., None]) -> None:
     settings = Settings(
         redis=RedisSettings(url=service.redis.url),
         api=ApiSettings(port=service.port),
-        engine=EngineSettings(endpoint=f"ipc://{service.folder}/e.sock"),
+        engine=EngineSettings(endpoint=f"{service.engines['engine']}"),
     )
     assert probe.probe_api(settings) == ""
     assert probe.probe_engine(settings) == ""

@@ -44,4 +44,5 @@ async def readyz(res: Res) -> Response:
 async def metrics(res: Res) -> Response:
     """Prometheus text."""
     res.metrics.in_flight.set(res.engine.in_flight)
+    res.metrics.engines_ready.set(res.engine.ready_engines)
     return Response(generate_latest(res.metrics.registry), media_type=CONTENT_TYPE_LATEST)
