@@ -150,7 +150,7 @@ class Engine:
         self._metrics.catalogue.set(int(catalogue.live_I.sum()))
 
     def _warm_up(self, catalogue: Catalogue) -> None:
-        """Run the smallest and the largest batch, so that the first caller pays for nothing and step times are known."""
+        """Run the smallest and the largest batch: the first caller pays for nothing, and step times are known."""
         seen = tuple(catalogue.item_ids[1 : self._model.config.history + 1])
         for requests in (1, self._settings.engine.batch_max):
             batch = [RankRequest(id="", time_left_ms=0, k=10, history=seen, exclude_seen=False)] * requests
