@@ -62,6 +62,29 @@ def replay(
         report("replay", rows, out)
 
 
+@bench.command()
+def router(
+    gates: Annotated[list[Path] | None, typer.Option(help="A file of `recsys record` too; may be repeated")] = None,
+    layer: Annotated[int, typer.Option(help="MoE layer of the recordings")] = 0,
+    seeds: Annotated[int, typer.Option(help="Streams of each kind")] = 1,
+    quick: Annotated[bool, typer.Option(help="Small sizes: about a minute, pictures of little")] = False,
+    out: Annotated[Path, typer.Option(help="csv file to write; times go to a second one beside it")] = Path(
+        "docs/benchmarks/router.csv"
+    ),
+    images: Annotated[Path, typer.Option(help="Folder for the pictures")] = Path("docs/images"),
+) -> None:
+    """Policies and rivals in calm, a burst and a moving hot topic, beside the exact optimum; and what they cost."""
+    from recsys.bench.gate_recording import load_gates
+    from recsys.bench.routing import RoutingBench
+    from recsys.bench.routing_report import run_and_report
+
+    recorded = {path.stem: load_gates(path, layer=layer) for path in gates or ()}
+    options = RoutingBench(seeds=tuple(range(seeds)), recorded=recorded)
+    if quick:
+        options = RoutingBench.quick(recorded)
+    run_and_report(options, out, images, console=Console(), rounds=10 if quick else 40)
+
+
 def report(title: str, rows: Sequence[Mapping[str, float | str]], out: Path | None) -> None:
     """Print rows as a table, and add them to a csv together with the machine."""
     table = Table(title=title, show_header=False)
@@ -71,13 +94,19 @@ def report(title: str, rows: Sequence[Mapping[str, float | str]], out: Path | No
     Console().print(table)
     Console().print("  ".join(f"{name} {value}" for name, value in facts.items()), style="dim", highlight=False)
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not out.exists()
-        with out.open("a", newline="") as file:
-            writer = csv.DictWriter(file, [*rows[0], *facts])
-            if fresh:
-                writer.writeheader()
-            writer.writerows({**row, **facts} for row in rows)
+        add_to_csv(rows, out)
+
+
+def add_to_csv(rows: Sequence[Mapping[str, float | str]], out: Path, *, replace: bool = False) -> None:
+    """Append rows, each with the machine and the versions; a new file gets a header. `replace` starts it afresh."""
+    facts = machine()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = replace or not out.exists()
+    with out.open("w" if replace else "a", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *facts])
+        if fresh:
+            writer.writeheader()
+        writer.writerows({**row, **facts} for row in rows)
 
 
 @contextmanager
