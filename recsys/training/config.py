@@ -198,9 +198,11 @@ PRESETS: dict[str, TrainConfig] = {
     ),
     "ml-1m": TrainConfig(
         model=ModelConfig(items=0, width=128, history=200, expert_hidden=128, dropout=0.3),
-        retrieval_epochs=14,
-        ranking_epochs=2,
+        retrieval_epochs=24,
+        ranking_epochs=3,
         ranking_batch=32,
+        positions=8,
+        check_every=2,
         precision="bfloat16",
     ),
 }
