@@ -1,0 +1,116 @@
+"""The MoE layer on a GPU: the kernels in their order. No value travels to the host, so a CUDA graph can hold it all."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from kernels.gpu import tiles
+from kernels.gpu.combine import combine
+from kernels.gpu.down import down
+from kernels.gpu.experts import experts
+from kernels.gpu.plan import Plan, plan
+from kernels.gpu.prices import solve
+from kernels.gpu.route import Routes, route
+from kernels.gpu.tiny import tiny
+from kernels.gpu.up import up
+
+
+class Balanced(NamedTuple):
+    """A balanced layer's result: `y_TD`, `prices_E`, and `bound`, what any assignment could keep at most (0-d)."""
+
+    y_TD: Tensor
+    prices_E: Tensor
+    bound: Tensor
+
+
+def apply(x_TD: Tensor, plan: Plan, w_up_ED2H: Tensor, w_down_EHD: Tensor) -> Tensor:
+    """The experts of a plan and their weighted sum per token: (T, D). In one kernel where `tiles.fused_serves`."""
+    if tiles.fused_serves(x_TD.shape[1], x_TD.dtype):
+        y_SD = experts(x_TD, plan, w_up_ED2H, w_down_EHD)
+    else:
+        y_SD = down(up(x_TD, plan, w_up_ED2H), plan, w_down_EHD)
+    return combine(y_SD, plan.slot_TK, plan.gates_TK)
+
+
+def moe(
+    x_TD: Tensor,
+    gate_DE: Tensor,
+    w_up_ED2H: Tensor,
+    w_down_EHD: Tensor,
+    k: int,
+    *,
+    bias_E: Tensor | None = None,
+    prices_E: Tensor | None = None,
+    capacity: int | None = None,
+) -> Tensor:
+    """Route by `score + bias - price` and compute: (T, D). All tensors contiguous.
+
+    Args:
+        bias_E, prices_E: float32; a price of inf takes an expert out of the choice.
+        capacity: slots per expert; later tokens lose theirs, and the gates of what a token keeps sum to 1 again.
+            None: no limit.
+    """
+    (tokens, width), (count, hidden, _) = x_TD.shape, w_down_EHD.shape
+    if capacity is None and tiles.prefers_tiny(tokens, width, hidden, count):
+        return tiny(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k, bias_E=bias_E, prices_E=prices_E)
+    routes = route(x_TD, gate_DE, k, bias_E=bias_E, prices_E=prices_E)
+    made = _plan_of(routes, x_TD, capacity=capacity, renormalise=capacity is not None)
+    return apply(x_TD, made, w_up_ED2H, w_down_EHD)
+
+
+def balanced(
+    x_TD: Tensor,
+    gate_DE: Tensor,
+    w_up_ED2H: Tensor,
+    w_down_EHD: Tensor,
+    k: int,
+    capacity_E: Tensor,
+    *,
+    start_E: Tensor | None = None,
+    bias_E: Tensor | None = None,
+    sweeps: int = 8,
+) -> Balanced:
+    """As `moe`, with prices solved for this batch so that few slots exceed `capacity_E`; those that do are dropped.
+
+    Args:
+        capacity_E: slots per expert, any integer type; 0 = dead.
+        start_E: where the prices start (those of the last batch, say); default 0.
+        sweeps: of `kernels.gpu.prices`; more come closer to the optimum.
+    """
+    routes = route(x_TD, gate_DE, k, bias_E=bias_E, keep_scores=True)
+    scores_TE = routes.scores_TE
+    assert scores_TE is not None
+    prices = solve(scores_TE, capacity_E, k, start_E=start_E, bias_E=bias_E, sweeps=sweeps)
+    routes = route(None, None, k, scores_TE=scores_TE, bias_E=bias_E, prices_E=prices.prices_E, floor_1=prices.floor_1)
+    made = _plan_of(routes, x_TD, capacity_E=capacity_E, renormalise=True)
+    return Balanced(apply(x_TD, made, w_up_ED2H, w_down_EHD), prices.prices_E, prices.bound)
+
+
+def planned(
+    x_TD: Tensor,
+    expert_ids_TK: Tensor,
+    gates_TK: Tensor,
+    rank_TK: Tensor,
+    load_E: Tensor,
+    w_up_ED2H: Tensor,
+    w_down_EHD: Tensor,
+    capacity: int | None,
+) -> Tensor:
+    """The experts of a routing that was decided elsewhere: `kernels.ops.moe_experts` without gradients.
+
+    Unlike the form for CPUs it reads no load back, so the dropless form can be captured in a graph as well.
+    """
+    rows = tiles.rows_per_tile(expert_ids_TK.numel(), load_E.shape[0], x_TD.dtype)
+    made = plan(expert_ids_TK, gates_TK, rank_TK, load_E[None, :], rows, capacity=capacity, whole_ranks=True)
+    return apply(x_TD, made, w_up_ED2H, w_down_EHD)
+
+
+def _plan_of(
+    routes: Routes, x_TD: Tensor, *, capacity: int | None = None, capacity_E: Tensor | None = None, renormalise: bool
+) -> Plan:
+    ids_TK, gates_TK, rank_TK, counts_BE, _, block = routes
+    rows = tiles.rows_per_tile(ids_TK.numel(), counts_BE.shape[1], x_TD.dtype)
+    return plan(ids_TK, gates_TK, rank_TK, counts_BE, rows, block=block, capacity=capacity, capacity_E=capacity_E,
+                renormalise=renormalise)  # fmt: skip

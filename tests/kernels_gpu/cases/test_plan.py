@@ -1,0 +1,86 @@
+"""Planning: rows, drops and tiles against a plan made one slot after the other."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from kernels import reference
+from kernels.gpu.plan import Plan, plan
+
+
+def blocks_of(ids_TK: Tensor, experts: int, block: int) -> tuple[Tensor, Tensor]:
+    """Ranks inside blocks of tokens, and counts per block."""
+    parts = [reference.rank_slots(part, experts) for part in ids_TK.split(block)]
+    return torch.cat([rank for rank, _ in parts]), torch.stack([count for _, count in parts])
+
+
+def check(made: Plan, ids_TK: Tensor, capacity_E: list[int]) -> None:
+    """Every kept slot has its row, later tokens are dropped first, tiles cover each row once."""
+    rank_TK, load_E = reference.rank_slots(ids_TK, len(capacity_E))
+    kept = [min(load, most) for load, most in zip(load_E.tolist(), capacity_E, strict=True)]
+    start = [sum(kept[:e]) for e in range(len(kept))]
+    slot_TK, token_S = made.slot_TK.cpu(), made.token_S.cpu()
+    for token, ids in enumerate(ids_TK.tolist()):
+        for j, expert in enumerate(ids):
+            used = expert >= 0 and int(rank_TK[token, j]) < capacity_E[expert]
+            assert int(slot_TK[token, j]) == (start[expert] + int(rank_TK[token, j]) if used else -1)
+            if used:
+                assert int(token_S[slot_TK[token, j]]) == token
+    owner = {}
+    for expert, first, last in made.tiles_M3.tolist():
+        if expert >= 0:
+            assert 0 < last - first <= made.rows
+            for row in range(first, last):
+                assert owner.setdefault(row, expert) == expert
+    assert owner == {start[e] + i: e for e in range(len(kept)) for i in range(kept[e])}
+    assert sum(last - first for e, first, last in made.tiles_M3.tolist() if e >= 0) == sum(kept)
+
+
+@given(
+    tokens=st.integers(1, 200),
+    experts=st.sampled_from([1, 2, 5, 17]),
+    k=st.integers(1, 3),
+    rows=st.sampled_from([16, 64]),
+    block=st.sampled_from([16, 64]),
+    whole=st.booleans(),
+    limit=st.sampled_from(["none", "one", "each", "both"]),
+    seed=st.integers(0, 99),
+)
+def test_plan(
+    device: str, tokens: int, experts: int, k: int, rows: int, block: int, whole: bool, limit: str, seed: int
+) -> None:
+    draws = torch.Generator().manual_seed(seed)
+    k = min(k, experts)
+    ids_TK = torch.rand(tokens, experts, generator=draws).topk(k, dim=1).indices
+    ids_TK[torch.rand(tokens, k, generator=draws) < 0.2] = -1
+    rank_TK, counts_BE = blocks_of(ids_TK, experts, tokens if whole else block)
+    one = tokens * k // (2 * experts) if limit in ("one", "both") else None
+    each_E = torch.randint(0, tokens, (experts,), generator=draws) if limit in ("each", "both") else None
+    gates_TK = torch.rand(tokens, k, generator=draws) + 0.1
+    arguments = [t.to(device) for t in (ids_TK, gates_TK, rank_TK, counts_BE)]
+    made = plan(*arguments, rows, block=block, capacity=one, capacity_E=None if each_E is None else each_E.to(device),
+                whole_ranks=whole, renormalise=True)  # fmt: skip
+    limit_E = torch.full((experts,), 2**31 if one is None else one)
+    check(made, ids_TK, (limit_E if each_E is None else limit_E.minimum(each_E)).tolist())
+    kept_TK = (made.slot_TK >= 0).cpu()
+    expected_TK = gates_TK * kept_TK / (gates_TK * kept_TK).sum(1, keepdim=True).clamp_min(1e-30)
+    assert torch.allclose(made.gates_TK.cpu(), expected_TK, rtol=1e-6, atol=0)
+
+
+def test_every_slot_to_one_expert(device: str) -> None:
+    ids_TK = torch.full((150, 1), 3)
+    rank_TK, counts_BE = blocks_of(ids_TK, 9, 32)
+    gates_TK = torch.full((150, 1), 0.25)
+    made = plan(*(t.to(device) for t in (ids_TK, gates_TK, rank_TK, counts_BE)), 16, block=32)
+    check(made, ids_TK, [2**31] * 9)
+    assert torch.equal(made.gates_TK.cpu(), gates_TK)
+
+
+def test_no_tokens(device: str) -> None:
+    empty = torch.empty(0, 2, dtype=torch.int32, device=device)
+    made = plan(empty, empty.float(), empty, torch.zeros(1, 4, dtype=torch.int32, device=device), 16)
+    assert made.slot_TK.shape == (0, 2)
+    assert made.token_S.shape == (0,)
