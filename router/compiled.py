@@ -90,13 +90,15 @@ def sweep(
     prices_A: np.ndarray,
     cut_T: np.ndarray,
     sweeps: int,
+    most: int,
     up: float,
     down: float,
     enough: float,
+    hard: float,
     idle_share: float,
     width: float,
 ) -> tuple[float, float]:
-    """Up to `sweeps` over-relaxed quantile steps.
+    """Up to `sweeps` over-relaxed quantile steps, up to `most` while more than `hard` slots are over capacity.
 
     Changes `prices_A` to the new prices and `cut_T` to the cut-offs at these prices. Stops early when at most
     `enough` slots are over capacity and idle room costs at most `idle_share` of the score. `width` is how far a
@@ -108,7 +110,7 @@ def sweep(
     surplus_T, price_A = np.empty(tokens, value_AT.dtype), np.empty(alive)
     width = width if width > 0 else 1e-12 + value_AT.max()
     bound = np.inf
-    for turn in range(sweeps + 1):
+    for turn in range(most + 1):
         _cut_offs(value_AT, k, prices_A, best_KT, cut_T)
         if k == alive:
             cut_T[:] = -1.0  # below every score: all are taken
@@ -127,7 +129,9 @@ def sweep(
             over += max(load - slots_A[e], 0)
             idle += max(slots_A[e] - load, 0) * price
         bound = min(bound, dual)
-        if turn == sweeps or (turn > 0 and over <= enough and idle <= idle_share * dual):
+        if turn == most or (turn >= sweeps and over <= hard):
+            break
+        if turn > 0 and over <= enough and idle <= idle_share * dual:
             break
         for e in range(alive):
             for t in range(tokens):
@@ -267,6 +271,37 @@ def _settle(value_LA, held_LA, load_A, slots_A, most):  # type: ignore[no-untype
 
 
 @_compiled
+def potentials(value_AT: np.ndarray, held_AT: np.ndarray, full_A: np.ndarray, prices_A: np.ndarray) -> None:
+    """Prices at which every token would hold just what it holds, if there are such; changes `prices_A`.
+
+    A token that holds a and not b asks for price_a - price_b <= value_a - value_b. Relaxing these inequalities from
+    the present prices, with 0 for experts that are not full, is Bellman-Ford; where it settles the assignment is
+    optimal and its dual value equals its score.
+    """
+    alive, tokens = value_AT.shape
+    slack_AA = np.full((alive, alive), np.inf, value_AT.dtype)
+    for a in range(alive):
+        for t in range(tokens):
+            if held_AT[a, t]:
+                for b in range(alive):
+                    if not held_AT[b, t]:
+                        slack_AA[a, b] = min(slack_AA[a, b], value_AT[a, t] - value_AT[b, t])
+    for a in range(alive):
+        if not full_A[a]:
+            prices_A[a] = 0.0
+    for _ in range(alive):
+        changed = False
+        for a in range(alive):
+            for b in range(alive):
+                if prices_A[b] + slack_AA[a, b] < prices_A[a]:
+                    prices_A[a] = prices_A[b] + slack_AA[a, b]
+                    changed = True
+        if not changed:
+            break
+    prices_A -= prices_A.min()
+
+
+@_compiled
 def list_held(held_AT: np.ndarray, expert_A: np.ndarray, ids_TK: np.ndarray) -> None:
     """Numbers of the experts each token holds, in rising order, into `ids_TK`; the rest of it is left alone."""
     alive, tokens = held_AT.shape
@@ -314,9 +349,10 @@ def prepare() -> None:
     if available:
         value_AT, slots_A = np.random.default_rng(0).random((2, 8), dtype=np.float32), np.array([4, 4])
         cut_T, prices_A, least_T = np.empty(8, np.float32), np.zeros(2, np.float32), np.empty(8, np.float32)
-        sweep(value_AT, slots_A, 1, False, prices_A, cut_T, 2, 1.2, 1.8, 0.0, 0.0, 0.0)
+        sweep(value_AT, slots_A, 1, False, prices_A, cut_T, 2, 2, 1.2, 1.8, 0.0, 0.0, 0.0, 0.0)
         held_AT, load_A = np.empty((2, 8), np.bool_), np.empty(2, np.int64)
         hold(value_AT, np.array([0, 9], np.float32), cut_T, held_AT, load_A, least_T)
         settle(value_AT, held_AT, load_A, slots_A, np.arange(8), 4)
+        potentials(value_AT, held_AT, load_A >= slots_A, prices_A)
         list_held(held_AT, np.arange(2), np.empty((8, 2), np.int64))
         beside_wishes(np.zeros((8, 1), np.int64), np.ones((8, 1), np.int64), np.zeros((8, 1), np.bool_))

@@ -37,6 +37,8 @@ from router.shapes import RouterState, RoutingPlan
 from router.spill import phase_ring, rebid, swap_in
 
 SWEEPS = 8  # over all tokens, or the equivalent over a sample
+HARD_SWEEPS = 24  # while more than HARD_SHARE of the slots are over capacity: few requests with many alike tokens
+HARD_SHARE = 0.02
 SAMPLE_TOKENS = 2048
 SAMPLE_SWEEPS = 6
 # Relative step up and down. Up overshoots early and saves sweeps; down is faster, since a price too high leaves
@@ -46,6 +48,8 @@ FULL_STEPS = (1.2, 1.8)
 OVERFLOW_SHARE = 0.004  # slots over capacity at which moving them one by one is cheaper than another sweep
 IDLE_SHARE = 0.001  # score that priced but unused room may cost
 CHAIN_SHARE = 0.08  # slots over capacity up to which chains of moves are worth their time
+CHAIN_SHARE_COMPILED = 0.6  # beyond CHAIN_SHARE every token may move
+CERTAIN_ENOUGH = 0.001  # certified gap above which prices are fitted to the assignment for a better certificate
 CHAIN_OFFERS = 512
 CHAIN_ROUNDS = 48
 
@@ -154,8 +158,10 @@ def _solve_compiled(
             prices_A,
             cut_T.numpy(),
             turns,
+            HARD_SWEEPS if part is market else turns,
             *steps,
             stop,
+            HARD_SHARE * part.k * cut_T.numel(),
             IDLE_SHARE,
             4 * width,
         )
@@ -184,9 +190,9 @@ def assign(market: Market, prices_A: Tensor, cut_T: Tensor, seed: int) -> Tensor
     return held_AT
 
 
-def _worth_settling(market: Market, load_A: Tensor, slots_A: Tensor) -> bool:
-    over = int((load_A - slots_A).clamp_min(0).sum())
-    return not market.short and over <= CHAIN_SHARE * market.value_AT.shape[1] * market.k
+def _over_share(market: Market, load_A: Tensor, slots_A: Tensor) -> float:
+    """Share of the slots that are over capacity."""
+    return int((load_A - slots_A).clamp_min(0).sum()) / (market.value_AT.shape[1] * market.k)
 
 
 def _place(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +200,7 @@ def _place(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Tensor) -> 
     margin_AT = market.value_AT - prices_A[:, None] - cut_T
     held_AT = margin_AT > 0
     load_A = held_AT.sum(dim=1)
-    if _worth_settling(market, load_A, slots_A):
+    if not market.short and _over_share(market, load_A, slots_A) <= CHAIN_SHARE:
         load_A = settle_margins(held_AT, margin_AT, load_A, slots_A, prices_A)
     return held_AT, load_A
 
@@ -204,10 +210,11 @@ def _place_compiled(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Te
     held_AT, load_A = torch.empty_like(market.value_AT, dtype=torch.bool), torch.empty_like(slots_A)
     least_T, value_AT = torch.empty_like(cut_T), market.value_AT.numpy()
     compiled.hold(value_AT, prices_A.numpy(), cut_T.numpy(), held_AT.numpy(), load_A.numpy(), least_T.numpy())
-    if _worth_settling(market, load_A, slots_A):
-        chains = int(CHAIN_SHARE * least_T.numel() * market.k) + 8
-        movers_L = _nearly_indifferent(least_T).numpy()
-        compiled.settle(value_AT, held_AT.numpy(), load_A.numpy(), slots_A.numpy(), movers_L, chains)
+    over = _over_share(market, load_A, slots_A)
+    if not market.short and over <= CHAIN_SHARE_COMPILED:
+        chains = int(max(over, CHAIN_SHARE) * least_T.numel() * market.k) + 8
+        movers_L = _nearly_indifferent(least_T) if over <= CHAIN_SHARE else torch.arange(least_T.numel())
+        compiled.settle(value_AT, held_AT.numpy(), load_A.numpy(), slots_A.numpy(), movers_L.numpy(), chains)
     return held_AT, load_A
 
 
@@ -264,10 +271,26 @@ class Price:
             ids_TK = held_to_ids(held_AT, k, alive_A)
             kept = float((choice_TE.gather(1, ids_TK.clamp_min(0)) * (ids_TK >= 0)).sum(dtype=torch.float64))
             gap = max(0.0, (bound - kept) / bound) if bound > 0 else 0.0
+            if gap > CERTAIN_ENOUGH and not market.short and _compiled_serves(held_AT):
+                bound = min(bound, fit_prices(market, held_AT, prices_E, alive_A))
+                gap = max(0.0, (bound - kept) / bound)
         plan = make_plan(
             scores_TE, choice_TE, ids_TK, capacity_E, wishes_TK=wishes_TK, prices_E=prices_E, certified_gap=gap
         )
         return plan, next_state(state, plan)
+
+
+def fit_prices(market: Market, held_AT: Tensor, prices_E: Tensor, alive_A: Tensor) -> float:
+    """Change prices to those at which tokens would hold what they hold, as far as there are any; the dual value there.
+
+    After many chains the sweeps' prices say little about the assignment; these are what the next batch starts from.
+    """
+    prices_A, slots_A = prices_E[alive_A], torch.tensor(market.slots_A)
+    compiled.potentials(
+        market.value_AT.numpy(), held_AT.numpy(), (held_AT.sum(dim=1) >= slots_A).numpy(), prices_A.numpy()
+    )
+    prices_E[alive_A] = prices_A
+    return market.cut_off(prices_A)[1]
 
 
 def held_to_ids(held_AT: Tensor, k: int, alive_A: Tensor) -> Tensor:

@@ -120,3 +120,20 @@ def test_stale_prices_of_another_crowd_do_no_harm(backend: str) -> None:
     cold, _ = policy.route(after, capacity_E, 2, RouterState.initial(experts))
     assert torch.equal(warm.load_E, capacity_E)
     assert kept(after, warm) >= 0.995 * kept(after, cold)
+
+
+@pytest.mark.parametrize("requests", [1, 3, 20])
+@pytest.mark.parametrize("spread", [0.05, 0.3])
+def test_many_alike_tokens_of_few_requests_are_settled_exactly(requests: int, spread: float) -> None:
+    # The candidates of one request have nearly the same gate, so demand jumps by hundreds of slots at one price.
+    if not compiled.available:
+        pytest.skip("the margins below are those of the compiled form")
+    draws = torch.Generator().manual_seed(requests)
+    taste_RE = torch.randn(requests, 8, generator=draws).repeat_interleave(200, dim=0)
+    scores_TE = (taste_RE + spread * torch.randn(taste_RE.shape, generator=draws)).softmax(dim=1)
+    capacity_E = torch.full((8,), 50 * requests)
+    plan = route(scores_TE, capacity_E, 2)
+    assert torch.equal(plan.load_E, capacity_E)
+    best = exact_optimum(scores_TE, capacity_E, 2)
+    assert (best - kept(scores_TE, plan)) / best <= 0.001
+    assert (best - kept(scores_TE, plan)) / best - 1e-6 <= float(plan.certified_gap) <= 0.002
