@@ -180,8 +180,8 @@ class _Run:
         if not len(self.validation):
             return copy.deepcopy(self.model.state_dict())
         router = self.steps.router if progress.phase == "ranking" else None
-        if progress.phase == "ranking" and progress.best < 0:
-            progress.best = self._validation(None, entry, "retrieval_ndcg_10")
+        if progress.phase == "ranking" and progress.best < 0:  # shown, no bar: an untrained ranker has no goals but one
+            self._validation(None, entry, "retrieval_ndcg_10")
         value = self._validation(router, entry, "validation_ndcg_10")
         progress.checks_without_gain += 1
         if value > progress.best:
