@@ -31,7 +31,8 @@ OVER_TIME = (
     ("evict_rebid", "evict and bid again, no prices", "#edae49", "-"),
     ("price", "price (ours)", "#d1495b", "-"),
 )
-HARD = ("loss_free_best", "evict_rebid", "price")  # score kept compares only under the same limits
+NO_LIMIT = ("topk", "loss_free", "drift_plus_penalty")  # score kept compares only under the same limits
+SAME_AS_TOPK = ("evict_rebid",)  # before repair
 MOMENTS = ("calm", "burst, first batch", "topic moved, first batch")
 
 
@@ -39,7 +40,7 @@ def plot_score_kept(rows: Sequence[Row], out: Path, *, gates: str = "generated")
     """Score kept against the capacity factor: a column for each number of experts, a row for each moment."""
     rows = [row for row in rows if row["gates"] == gates]
     sizes = sorted({int(row["experts"]) for row in rows})
-    figure, axes = _figure(len(MOMENTS), len(sizes), width=3.6, height=2.7)
+    figure, axes = _figure(len(MOMENTS), len(sizes), width=3.8 if len(sizes) > 1 else 6.0, height=2.7)
     for i, moment in enumerate(MOMENTS):
         for j, experts in enumerate(sizes):
             axis = axes[i][j]
@@ -57,7 +58,7 @@ def plot_score_kept(rows: Sequence[Row], out: Path, *, gates: str = "generated")
                 axis.set_ylabel("score kept, % of top-k")
             if i == len(MOMENTS) - 1:
                 axis.set_xlabel("capacity factor")
-    _finish(figure, axes[0][0], out, "Gate score kept under hard capacities", columns=3)
+    _finish(figure, axes, out, "Gate score kept under hard capacities", columns=min(3, len(sizes)))
 
 
 def plot_stream(rows: Sequence[Row], options: RoutingBench, out: Path, *, title: str) -> None:
@@ -69,7 +70,7 @@ def plot_stream(rows: Sequence[Row], options: RoutingBench, out: Path, *, title:
     )
     for (axis,), (column, label, scale) in zip(axes, panels, strict=True):
         for policy, name, colour, style in OVER_TIME:
-            if column == "score_kept" and policy not in HARD:
+            if policy in (SAME_AS_TOPK if column != "score_kept" else NO_LIMIT):
                 continue
             mine = [row for row in rows if row["policy"] == policy]
             kept = [scale * float(row[column]) for row in mine]
@@ -81,7 +82,7 @@ def plot_stream(rows: Sequence[Row], options: RoutingBench, out: Path, *, title:
             )
         axis.set_ylabel(label)
     axes[1][0].set_xlabel("batch")
-    _finish(figure, axes[0][0], out, title, columns=3)
+    _finish(figure, axes, out, title, columns=3)
 
 
 def plot_flows(plan: RoutingPlan, out: Path, *, title: str) -> None:
@@ -91,7 +92,7 @@ def plot_flows(plan: RoutingPlan, out: Path, *, title: str) -> None:
     flow_EE = torch.bincount(pairs_N, minlength=experts * experts).view(experts, experts)
     figure, ((axis,),) = _figure(1, 1, width=8.6, height=6.4)
     order = plan.demand_E.argsort(descending=True).tolist()
-    gap = 0.012 * float(plan.demand_E.sum())
+    gap = 0.018 * float(plan.demand_E.sum())
     left, right = _stacked(plan.demand_E.tolist(), order, gap), _stacked(plan.load_E.tolist(), order, gap)
     colours = _colours(experts)
     out_at, in_at = dict(left), dict(right)
@@ -171,9 +172,11 @@ def _figure(rows: int, columns: int, *, width: float, height: float) -> tuple[An
     return figure, axes
 
 
-def _finish(figure: Any, axis: Any, out: Path, title: str, *, columns: int) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+def _finish(figure: Any, axes: Any, out: Path, title: str, *, columns: int) -> None:
+    lines = {line.get_label(): line for axis in axes.flat for line in axis.get_lines() if line.get_label()[0] != "_"}
+    figure.legend(
+        list(lines.values()), list(lines), loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
     figure.suptitle(title, fontsize=12)
     _save(figure, out)
 
