@@ -82,6 +82,9 @@ class ApiSettings(_Section):
     candidates_max: PositiveInt = Field(2_000, description="Most candidates a caller may name")
     events_per_call_max: PositiveInt = Field(1_000, description="Most events in one call")
     admin_key: SecretStr | None = Field(None, description="Key for admin calls (`X-Api-Key`); none refuses them all")
+    streams_max: PositiveInt = Field(
+        64, description="Open streams of load snapshots (`GET /v1/experts/stream`), per process; above it 503"
+    )
     impressions: bool = Field(True, description="Write an impression event for every answer")
     impressions_queue_max: PositiveInt = Field(
         10_000, description="Impressions waiting to be written; above it dropped and counted"

@@ -13,6 +13,7 @@ from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
+from recsys.api.load_stream import LoadStream
 from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, users
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
@@ -56,9 +57,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             longest=config.state.popular_max,
             refresh_s=config.state.popular_refresh_s,
         )
+        telemetry = TelemetryReader(redis, keys)
+        load_stream = LoadStream(telemetry, listeners_max=config.api.streams_max)
         await engine.start()
         impressions.start()
         fallback.start()
+        load_stream.start()
         app.state.resources = Resources(
             settings=config,
             keys=keys,
@@ -69,13 +73,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             items=item_cache,
             users=UserReader(redis, keys),
             popular=popular,
-            telemetry=TelemetryReader(redis, keys),
+            telemetry=telemetry,
+            load_stream=load_stream,
             fallback=fallback,
             metrics=measured,
         )
         try:
             yield
         finally:
+            await load_stream.close()
             await fallback.close()
             await impressions.close()
             await engine.close()

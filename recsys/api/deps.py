@@ -15,6 +15,7 @@ from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
+from recsys.api.load_stream import LoadStream
 from recsys.api.metrics import ApiMetrics
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
@@ -38,6 +39,7 @@ class Resources:
     users: UserReader
     popular: PopularItems
     telemetry: TelemetryReader
+    load_stream: LoadStream
     fallback: Fallback
     metrics: ApiMetrics
     started_s: float = field(default_factory=time.monotonic)

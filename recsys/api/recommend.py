@@ -59,7 +59,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class Known:
     """What is known of the asking user."""
 
     history: tuple[str, ...] = ()
@@ -75,14 +75,14 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
         InputError: the query is wrong. OverloadedError: refused to protect accepted work.
     """
     began = time.perf_counter()
-    _check_bounds(query, res)
+    check_bounds(query, res)
     request_id = uuid.uuid4().hex
-    known = await _user_state(query, res, budget_s)
+    known = await user_state(query, res, budget_s)
     state_s = time.perf_counter() - began
     reply: RankReply | None = None
     fallback = "the user's state cannot be read, so the answer is not personal" if known.failed else None
     try:
-        reply = await _ask_engine(query, known, request_id, budget_s - state_s, res)
+        reply = await ask_engine(query, known, request_id, budget_s - state_s, res)
         items = await titled([(i.item_id, i.score, i.goals) for i in reply.items], res)
     except EngineLostError as error:
         reason = str(error)
@@ -133,7 +133,8 @@ def documented(items: Sequence[AnsweredItem]) -> list[RecommendedItem]:
     return [RecommendedItem(**msgspec.structs.asdict(item)) for item in items]
 
 
-def _check_bounds(query: Query, res: Resources) -> None:
+def check_bounds(query: Query, res: Resources) -> None:
+    """Raises `InputError` for what only the settings can judge."""
     config = res.settings.api
     if query.k > config.k_max:
         raise InputError(f"k: {query.k}, at most {config.k_max}", field="k")
@@ -145,27 +146,29 @@ def _check_bounds(query: Query, res: Resources) -> None:
         raise InputError("user_id: name a user_id, a history or both", field="user_id")
 
 
-async def _user_state(query: Query, res: Resources, budget_s: float) -> _Known:
+async def user_state(query: Query, res: Resources, budget_s: float) -> Known:
     """History as named or as stored. A failing Redis costs at most half the budget, and the personal touch."""
-    known = _Known()
+    known = Known()
     if query.user_id is not None:
         try:
             async with asyncio.timeout(budget_s / 2):
                 user = await res.users.get_user(query.user_id)
-            known = _Known(
+            known = Known(
                 tuple(entry.item_id for entry in user.history),
                 tuple(entry.kind for entry in user.history),
                 user.hidden,
             )
         except (RedisError, TimeoutError):
-            known = _Known(failed=query.history is None)
+            known = Known(failed=query.history is None)
     if query.history is not None:
-        return _Known(query.history, ("click",) * len(query.history), known.hidden)
+        return Known(query.history, ("click",) * len(query.history), known.hidden)
     return known
 
 
-async def _ask_engine(query: Query, known: _Known, request_id: str, left_s: float, res: Resources) -> RankReply:
-    """The engine's reply if it answered.
+async def ask_engine(
+    query: Query, known: Known, request_id: str, left_s: float, res: Resources, *, policy: str | None = None
+) -> RankReply:
+    """The engine's reply if it answered; `policy` routes this question alone by another policy.
 
     Raises:
         EngineLostError: fall back. OverloadedError: refuse. InputError: the query is wrong.
@@ -184,6 +187,7 @@ async def _ask_engine(query: Query, known: _Known, request_id: str, left_s: floa
         goals=query.goals,
         explain=query.explain,
         priority=0 if query.priority == "interactive" else 1,
+        policy=policy,
     )
     reply = await res.engine.ask(question, timeout_s=max(0.001, left_s))
     match reply.status:
@@ -197,7 +201,7 @@ async def _ask_engine(query: Query, known: _Known, request_id: str, left_s: floa
             raise EngineLostError(f"the engine failed: {reply.error}")
 
 
-def _popular(query: Query, known: _Known, res: Resources) -> list[AnsweredItem]:
+def _popular(query: Query, known: Known, res: Resources) -> list[AnsweredItem]:
     barred = {*query.exclude_items, *known.hidden, *(known.history if query.exclude_seen else ())}
     return [
         AnsweredItem(item.item_id, score, item.title, item.categories)

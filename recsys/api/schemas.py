@@ -237,20 +237,29 @@ class ExpertsAnswer(BaseModel):
     snapshots: list[LoadSnapshot]
 
 
+ExpertNumber = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,3})$")]
+
+
 class RouterBody(Body):
-    """The routing policy wanted."""
+    """The routing policy wanted, its bounds, and the experts that are not well."""
 
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"policy": "price", "capacity_factor": 1.25}]}
+        extra="forbid",
+        json_schema_extra={"examples": [{"policy": "price", "capacity_factor": 1.25}, {"health": {"3": 0.0}}]},
     )
 
     policy: str | None = Field(default=None, max_length=32)
     capacity_factor: Annotated[float, Field(ge=1.0, le=16.0), AfterValidator(_finite)] | None = None
+    health: dict[ExpertNumber, Annotated[float, Field(ge=0, le=1), AfterValidator(_finite)]] | None = Field(
+        default=None,
+        max_length=1_024,
+        description="Expert -> share of its capacity that is left, 0 = dead; replaces all said before, {} = all well",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> RouterBody:
-        if self.policy is None and self.capacity_factor is None:
-            raise ValueError("name a policy, a capacity_factor or both")
+        if self.policy is None and self.capacity_factor is None and self.health is None:
+            raise ValueError("name a policy, a capacity_factor or health")
         return self
 
 
@@ -261,6 +270,94 @@ class RouterAnswer(BaseModel):
     capacity_factor: float
     policies: list[str]
     active: dict[str, str] = Field(description="Engine -> policy of its last snapshot")
+    health: dict[str, float] = Field(default={}, description="Experts that are not well; see the body of the PUT")
+
+
+Policy = Annotated[str, Field(min_length=1, max_length=32), AfterValidator(_printable)]
+
+
+class ComparisonBody(Body):
+    """One query, and the two policies to route it by."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"query": {"user_id": "u1", "k": 10}, "policies": ["topk", "price"]}]},
+    )
+
+    query: RecommendationRequest
+    policies: tuple[Policy, Policy] = Field(description="First and second; see `policies` of `GET /v1/router`")
+
+
+class RoutedAnswer(BaseModel):
+    """What one policy answers."""
+
+    policy: str
+    model_version: str
+    items: list[RecommendedItem]
+    degraded: Degraded
+    cold_start: bool
+    timing: Timing
+    explain: list[Explanation] | None = None
+
+
+class MovedItem(BaseModel):
+    """An item that is in both answers, at another place; ranks start at 1."""
+
+    item_id: str
+    first_rank: int
+    second_rank: int
+
+
+class RoutingDifference(BaseModel):
+    """From the first answer to the second."""
+
+    came: list[str] = Field(description="Items of the second answer only")
+    went: list[str] = Field(description="Items of the first answer only")
+    moved: list[MovedItem]
+    overlap: float = Field(description="Items in both, relative to items in either; 1 = the same items")
+    score_kept: float = Field(description="Second minus first: share of the gate score")
+    compute_ms: float = Field(description="Second minus first: time of the step in the engine")
+
+
+class RouterComparison(BaseModel):
+    """Both answers and what differs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "first": {
+                        "policy": "topk",
+                        "model_version": "m-20",
+                        "items": [{"item_id": "i7", "score": 0.41, "title": "Night Train"}],
+                        "degraded": {"step": "redirect", "redirected": 0.0, "score_kept": 1.0},
+                        "cold_start": False,
+                        "timing": {"total_ms": 6.1, "queue_ms": 0.4, "compute_ms": 4.9},
+                    },
+                    "second": {
+                        "policy": "price",
+                        "model_version": "m-20",
+                        "items": [{"item_id": "i3", "score": 0.40, "title": "Silver River"}],
+                        "degraded": {"step": "redirect", "redirected": 0.31, "score_kept": 0.993},
+                        "cold_start": False,
+                        "timing": {"total_ms": 4.0, "queue_ms": 0.3, "compute_ms": 3.1},
+                    },
+                    "difference": {
+                        "came": ["i3"],
+                        "went": ["i7"],
+                        "moved": [],
+                        "overlap": 0.0,
+                        "score_kept": -0.007,
+                        "compute_ms": -1.8,
+                    },
+                }
+            ]
+        }
+    )
+
+    first: RoutedAnswer
+    second: RoutedAnswer
+    difference: RoutingDifference
 
 
 class Problem(BaseModel):

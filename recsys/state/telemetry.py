@@ -10,6 +10,7 @@ import redis.asyncio
 from recsys.state.keys import Keys
 from recsys.wire import LoadSnapshot, decode_snapshot
 
+AT_ONCE = 256
 PRESENT_S = 3.0  # an engine that said nothing for longer is not there
 
 
@@ -24,6 +25,16 @@ class TelemetryReader:
         """JSON snapshots published at or after that time, oldest first."""
         entries: Any = await self._client.xrange(self._keys.telemetry, min=str(since_ms))
         return [fields["s"] for _, fields in entries]
+
+    async def last_id(self) -> str:
+        """Id of the newest entry, to read on from; "0-0" if there is none."""
+        entries: Any = await self._client.xrevrange(self._keys.telemetry, count=1)
+        return str(entries[0][0]) if entries else "0-0"
+
+    async def after(self, entry_id: str) -> list[tuple[str, str]]:
+        """(id, JSON snapshot) of what was published after that entry, oldest first."""
+        entries: Any = await self._client.xrange(self._keys.telemetry, min=f"({entry_id}", count=AT_ONCE)
+        return [(entry, fields["s"]) for entry, fields in entries]
 
     async def present(self) -> list[LoadSnapshot]:
         """The newest snapshot of each engine heard of lately, by name."""

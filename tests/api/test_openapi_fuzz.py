@@ -24,12 +24,13 @@ def target(tmp_path_factory: pytest.TempPathFactory, start_service: Any) -> Iter
         yield running
 
 
+ENDLESS = "/v1/experts/stream"  # a call that never ends has no answer to check
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 def test_generated_requests(target: Any) -> None:
     document = schemathesis.openapi.from_url(f"{target.base}/openapi.json")
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [found.ok() for found in document.get_all_operations() if found.ok().path != ENDLESS]
     assert len(operations) > 12
     for operation in operations:
 

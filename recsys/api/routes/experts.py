@@ -1,4 +1,4 @@
-"""`GET /v1/experts`: the load of the experts, as the engines published it."""
+"""`/v1/experts`: the load of the experts, as the engines published it, and as they publish it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import msgspec
 from fastapi import APIRouter, Query
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 
 from recsys.api.deps import Res
 from recsys.api.problems import describe
@@ -28,6 +28,20 @@ async def experts(
     engines = sorted({_engine(raw) for raw in snapshots})
     body = msgspec.json.encode({"engines": engines, "snapshots": snapshots})
     return Response(body, media_type="application/json")
+
+
+@routes.get(
+    "/experts/stream",
+    response_class=StreamingResponse,
+    responses=describe(503) | {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+)
+async def stream(res: Res) -> StreamingResponse:
+    """Each load snapshot when it is published, as server-sent events: `event: load`, one snapshot as JSON in `data`.
+
+    The stream has no end. A reader that falls far behind is cut off; streams beyond the server's bound get 503.
+    """
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(res.load_stream.listen(), media_type="text/event-stream", headers=headers)
 
 
 class _Named(msgspec.Struct):
