@@ -143,7 +143,7 @@ def solve(
             moved_E = torch.empty_like(prices_E)
             _quantile[(experts,)](
                 surplus_ET, prices_E, capacity_E, moved_E, tokens, UP, DOWN, **sizes,
-                BT=min(4096, power_of_two(tokens)), BINS=BINS, LEVELS=LEVELS, num_warps=8,
+                BT=min(4096, power_of_two(tokens)), BINS=BINS, LEVELS=LEVELS, num_warps=16,
             )  # fmt: skip
             prices_E = moved_E
     return Prices(final_E, floor_1, dual_SB.sum(dim=1).min())

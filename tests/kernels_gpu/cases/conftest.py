@@ -16,7 +16,7 @@ from kernels import ops, reference
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*.py"]
 # On a GPU every new shape is a compilation, in the interpreter every case costs a tenth of a second.
-settings.register_profile("kernels", max_examples=40 if INTERPRETED else 5, deadline=None, derandomize=True)
+settings.register_profile("kernels", max_examples=15 if INTERPRETED else 5, deadline=None, derandomize=True)
 settings.load_profile("kernels")
 
 

@@ -1,0 +1,52 @@
+"""Every kernel compiled for sm_90 as its launcher launches it: registers, shared memory, no spills. Needs no GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="triton is not installed here")
+
+from kernels.gpu import tiles
+from kernels.gpu.resources import SHARED_BYTES, Usage, compiled_only, usage_of
+from kernels.gpu.shapes import SHAPES, Shape
+
+
+def kernels_named(uses: list[Usage]) -> set[str]:
+    return {use.kernel for use in uses}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_bfloat16_fits_without_spills(name: str) -> None:
+    shape = SHAPES[name]
+    uses = usage_of(shape, torch.bfloat16)
+    for use in uses:
+        assert use.stack_bytes == 0, use
+        assert use.shared_bytes <= SHARED_BYTES, use
+        assert use.registers * use.warps * 32 <= 65536, use
+    expected = {"route", "plan", "combine", "cut_off", "quantile"}
+    expected |= {"experts"} if tiles.fused_serves(shape.width, torch.bfloat16) else {"up", "down"}
+    assert kernels_named(uses) == expected | ({"tiny"} if name == "S1" else set())
+    products = [use for use in uses if use.kernel in ("experts", "up", "down")]
+    assert all(use.wgmma for use in products), products
+
+
+@pytest.mark.parametrize("name", ["S1", "S5"])
+def test_float32_fits(name: str) -> None:
+    for use in usage_of(SHAPES[name], torch.float32):
+        assert use.stack_bytes <= 16, use  # multiplied without tensor cores: exact, not fast
+        assert use.shared_bytes <= SHARED_BYTES, use
+
+
+def test_a_long_prefix_of_blocks_and_many_experts_compile() -> None:
+    for use in usage_of(Shape(1 << 20, 64, 64, 256, 4), torch.bfloat16):
+        assert use.shared_bytes <= SHARED_BYTES, use
+
+
+def test_nothing_stays_patched() -> None:
+    from triton.runtime.jit import JITFunction
+
+    before = JITFunction.run
+    with compiled_only():
+        assert JITFunction.run is not before
+    assert JITFunction.run is before

@@ -1,0 +1,54 @@
+"""The cases of the Triton kernels in Triton's interpreter: a process of their own, for a switch is read at import.
+
+Where a CUDA device is at hand pytest runs the same cases on it directly.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="triton is not installed here")
+
+CASES = Path(__file__).parent / "cases"
+ROOT = CASES.parents[2]
+
+
+@pytest.fixture(scope="module")
+def report(cases_in_interpreter: tuple[subprocess.Popen[str], Path]) -> ElementTree.Element:
+    """Result of every case, as JUnit XML."""
+    process, path = cases_in_interpreter
+    output, _ = process.communicate(timeout=600)
+    assert path.exists(), output
+    return ElementTree.parse(path).getroot()
+
+
+@pytest.mark.parametrize("file", sorted(path.stem for path in CASES.glob("test_*.py")))
+def test_cases_in_the_interpreter(report: ElementTree.Element, file: str) -> None:
+    cases = [case for case in report.iter("testcase") if case.get("classname", "").endswith(file)]
+    assert cases
+    failed = {case.get("name"): part.text for case in cases for part in case if part.tag in ("failure", "error")}
+    assert not failed, "\n\n".join(f"{name}\n{text}" for name, text in failed.items())
+
+
+def test_dry_run_of_the_gpu_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kernels.gpu.run", "--dry", "--out", str(tmp_path)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
+    lines = (tmp_path / "moe_layer.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 7
+    assert all("dry run: no time reported" in line for line in lines[1:])
+
+
+def test_without_a_device_the_gpu_run_says_so(tmp_path: Path) -> None:
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "kernels.gpu.run", "--out", str(tmp_path / "none")]
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2
+    assert "no CUDA device" in run.stdout
+    assert not (tmp_path / "none").exists()
