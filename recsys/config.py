@@ -105,14 +105,12 @@ class EngineSettings(_Section):
     queue_max: PositiveInt = Field(512, description="Requests waiting for a micro-batch; above it refused")
     batch_max: PositiveInt = Field(16, description="Most requests in one micro-batch")
     candidates: PositiveInt = Field(200, description="Candidates that retrieval hands to the ranker")
+    candidates_economise: PositiveInt = Field(100, description="The same under the highest pressure before refusing")
     snapshot_every_ms: PositiveInt = Field(250, description="Time between load snapshots")
     snapshots_max: PositiveInt = Field(2_400, description="Load snapshots kept (ten minutes at four a second)")
     catalogue_poll_ms: PositiveInt = Field(500, description="How often changed items are fetched")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Engine's Prometheus port; 0 turns it off")
 
-
-class RouterSettings(_Section):
-    """Policy at start; `PUT /v1/router` changes it live."""
     @property
     def endpoints(self) -> tuple[str, ...]:
         """All addresses, for the API."""
@@ -131,11 +129,17 @@ class RouterSettings(_Section):
         return self.endpoint
 
 
+class RouterSettings(_Section):
+    """Policy at start; `PUT /v1/router` changes it live."""
+
     policy: str = Field("price", description="One of the registered policies")
     capacity_factor: float = Field(
         1.5, ge=1.0, le=16.0, description="Slots per expert relative to the mean load, in calm"
     )
     capacity_factor_min: float = Field(1.0, ge=1.0, le=16.0, description="The same under pressure")
+    capacity_factor_economise: float = Field(
+        0.6, ge=0.1, le=1.0, description="The same under high pressure, by policies that bound the load"
+    )
 
 
 class Settings(BaseSettings):

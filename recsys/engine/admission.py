@@ -47,6 +47,10 @@ class AdmissionQueue:
     def __len__(self) -> int:
         return len(self._lanes[0]) + len(self._lanes[1])
 
+    def ahead_of(self, ticket: Ticket) -> int:
+        """Requests that would be taken before this one."""
+        return len(self) if ticket.lane else len(self._lanes[0])
+
     def offer(self, ticket: Ticket) -> Ticket | None:
         """Queue a ticket. Returns the ticket that has to be refused instead: this one, an evicted one, or none."""
         with self._ready:

@@ -12,7 +12,7 @@ import msgspec
 import redis
 import structlog
 
-from recsys.config import Settings
+from recsys.config import RouterSettings, Settings
 from recsys.state.client import writer
 from recsys.state.items import CatalogueChange, CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
@@ -20,13 +20,36 @@ from router.policies import names
 
 log = structlog.get_logger(__name__)
 
+FACTOR_MAX = 16.0
+
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """The policy and the bounds that `PUT /v1/router` asked for."""
+    """The policy and the bounds that `PUT /v1/router` asked for.
+
+    Attributes:
+        health: (expert, share of its capacity that is left) of experts that are not well.
+    """
 
     policy: str
     capacity_factor: float
+    health: tuple[tuple[int, float], ...] = ()
+
+    @staticmethod
+    def of(stored: Mapping[str, str], defaults: RouterSettings) -> Wanted:
+        """From the fields in Redis.
+
+        Raises:
+            ValueError: a field is not what it should be.
+        """
+        factor = float(stored.get("capacity_factor", defaults.capacity_factor))
+        if not 1 <= factor <= FACTOR_MAX:
+            raise ValueError(f"capacity_factor: {factor}, must be from 1 to {FACTOR_MAX}")
+        health = msgspec.json.decode(stored.get("health", "{}"), type=dict[int, float])
+        for expert, share in health.items():
+            if expert < 0 or not 0 <= share <= 1:
+                raise ValueError(f"health: {expert} = {share}, must be an expert and a share from 0 to 1")
+        return Wanted(stored.get("policy", defaults.policy), factor, tuple(sorted(health.items())))
 
 
 class Controlled(Protocol):
@@ -49,7 +72,7 @@ class Control:
         self._feed = CatalogueFeed(self._redis, self._keys)
         self._loaded = False
         self._introduced = False
-        self._wanted: Wanted | None = None
+        self._stored: dict[str, str] | None = None
         self._outage = False
         self._follow_at_s = 0.0
 
@@ -87,14 +110,16 @@ class Control:
             self._follow_catalogue()
 
     def _follow_router(self, stored: dict[str, str]) -> None:
-        defaults = self._settings.router
-        wanted = Wanted(
-            stored.get("policy", defaults.policy), float(stored.get("capacity_factor", defaults.capacity_factor))
-        )
-        if wanted != self._wanted:
+        if stored == self._stored:
+            return
+        self._stored = stored
+        try:
+            wanted = Wanted.of(stored, self._settings.router)
             self._engine.set_wanted(wanted)
-            self._wanted = wanted
-            log.info("router_set", policy=wanted.policy, capacity_factor=wanted.capacity_factor)
+        except ValueError as error:  # somebody wrote it past the API
+            log.warning("router_refused", error=str(error))
+        else:
+            log.info("router_set", policy=wanted.policy, factor=wanted.capacity_factor, health=dict(wanted.health))
 
     def _follow_catalogue(self) -> None:
         if not self._loaded:

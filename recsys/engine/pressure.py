@@ -1,11 +1,12 @@
 """How pressed the engine is, and which step of the ladder that means. Pure: time is an argument.
 
     calm       the capacity factor of the settings: room for almost every first choice
-    redirect   the smallest capacity factor: balanced, static, the fastest full-quality step
+    redirect   the smallest full capacity factor: balanced, static, the fastest full-quality step
+    economise  fewer expert slots than the tokens ask for, and higher up fewer candidates as well
     shed       refuse what cannot be answered in time, at once and with a time to come back
 
-One signal, expected wait / time left, turns it. Going up is immediate; going down waits for `dwell_s` below the
-lower threshold, so that the ladder does not flicker.
+One signal, expected wait / time left, turns it. Going up is immediate; going down waits, one rung at a time, for
+`dwell_s` below the rung's lower threshold, so that the ladder does not flicker.
 """
 
 from __future__ import annotations
@@ -13,30 +14,92 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Step = Literal["calm", "redirect"]
+Step = Literal["calm", "redirect", "economise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One height of the ladder: its step, the pressure that leads to it, and the one below which it is left."""
+
+    step: Step
+    up_at: float
+    down_at: float
+    fewer_candidates: bool = False
+
+
+RUNGS = (
+    Rung("calm", 0.0, 0.0),
+    Rung("redirect", 0.25, 0.10),
+    Rung("economise", 0.50, 0.20),
+    Rung("economise", 0.75, 0.30, fewer_candidates=True),
+)
+HIGHEST_UNBOUNDED = 1  # without a bounded overload form there is no step between redirect and shed
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """Present step and since when the pressure has been low. A value: `update` returns the next one."""
+    """Present height and since when the pressure has been low. A value: `update` returns the next one."""
 
-    up_at: float = 0.25
-    down_at: float = 0.10
-    dwell_s: float = 1.0
-    step: Step = "calm"
+    dwell_s: float = 0.5
+    height: int = 0
     low_since_s: float | None = None
 
     def update(self, pressure: float, *, now_s: float) -> Ladder:
         """The ladder after seeing `pressure` at `now_s`."""
-        if pressure >= self.up_at:
-            return replace(self, step="redirect", low_since_s=None)
-        if self.step == "calm" or pressure > self.down_at:
+        reached = max(height for height, rung in enumerate(RUNGS) if pressure >= rung.up_at)
+        if reached > self.height:
+            return replace(self, height=reached, low_since_s=None)
+        if self.height == 0 or pressure > RUNGS[self.height].down_at:
             return replace(self, low_since_s=None)
         if self.low_since_s is None:
             return replace(self, low_since_s=now_s)
         if now_s - self.low_since_s >= self.dwell_s:
-            return replace(self, step="calm", low_since_s=None)
+            return replace(self, height=self.height - 1, low_since_s=now_s)
         return self
+
+    def rung(self, *, bounded: bool) -> Rung:
+        """The present rung for a policy; `bounded`: it keeps every expert within its capacity, however small."""
+        return RUNGS[self.height if bounded else min(self.height, HIGHEST_UNBOUNDED)]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that the settings put on each step."""
+
+    factor: float
+    factor_min: float
+    factor_economise: float
+    candidates: int
+    candidates_economise: int
+    batch_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What one micro-batch may cost.
+
+    Attributes:
+        capacity_factor: slots per expert relative to the mean load; below 1 some slots stay unserved.
+        tokens_min: experts are sized for at least this many tokens: in calm for a full micro-batch.
+        candidates: how many retrieval hands to the ranker.
+    """
+
+    step: Step
+    capacity_factor: float
+    tokens_min: int
+    candidates: int
+
+
+def effort(rung: Rung, limits: Limits) -> Effort:
+    """The effort of a rung."""
+    candidates = min(limits.candidates, limits.candidates_economise) if rung.fewer_candidates else limits.candidates
+    match rung.step:
+        case "calm":
+            return Effort("calm", limits.factor, limits.batch_max * limits.candidates, candidates)
+        case "redirect":
+            return Effort("redirect", min(limits.factor, limits.factor_min), 0, candidates)
+        case "economise":
+            return Effort("economise", limits.factor_economise, 0, candidates)
 
 
 class ServiceTime:

@@ -53,8 +53,19 @@ class Runner:
         self._device = model.device
 
     @torch.inference_mode()
-    def run(self, requests: Sequence[RankRequest], catalogue: Catalogue, router: Router, *, step: str) -> BatchResult:
-        """Answer a micro-batch. A wrong request gets an `invalid` reply and does not touch the others."""
+    def run(
+        self,
+        requests: Sequence[RankRequest],
+        catalogue: Catalogue,
+        router: Router,
+        *,
+        step: str,
+        candidates: int | None = None,
+    ) -> BatchResult:
+        """Answer a micro-batch. A wrong request gets an `invalid` reply and does not touch the others.
+
+        `candidates` replaces the number that retrieval hands to the ranker; what a caller names is always ranked.
+        """
         started = time.perf_counter()
         jobs: list[_Job] = []
         wrong: dict[int, RankReply] = {}
@@ -69,7 +80,9 @@ class Runner:
         if not len(catalogue):
             answered = [self._empty(job.request, router, step, len(requests)) for job in jobs]
         elif jobs:
-            answered, plans, tokens = self._answer(jobs, catalogue, router, step, len(requests), started)
+            answered, plans, tokens = self._answer(
+                jobs, catalogue, router, step, len(requests), started, candidates or self._candidates
+            )
         else:
             answered = []
         in_order = iter(answered)
@@ -90,11 +103,18 @@ class Runner:
         return RankReply(id=request.id, status="ok", items=items, model_version=self.model.version)
 
     def _answer(
-        self, jobs: list[_Job], catalogue: Catalogue, router: Router, step: str, batch: int, started: float
+        self,
+        jobs: list[_Job],
+        catalogue: Catalogue,
+        router: Router,
+        step: str,
+        batch: int,
+        started: float,
+        candidates: int,
     ) -> tuple[list[RankReply], Sequence[RoutingPlan], int]:
         history_BL, kinds_BL, known_B = self._histories(jobs, catalogue)
         encoded = self.model.encode(history_BL, kinds_BL, catalogue.table_ID)
-        candidates_BN = self._retrieve(jobs, encoded.user_BD, catalogue)
+        candidates_BN = self._retrieve(jobs, encoded.user_BD, catalogue, candidates)
         ranked = self.model.rank(encoded, torch.from_numpy(candidates_BN).to(self._device), catalogue.table_ID, router)
         logits_BNG = ranked.logits_BNG.double().cpu().numpy()
         compute_ms = (time.perf_counter() - started) * 1e3
@@ -146,12 +166,12 @@ class Runner:
         pad = lambda lists: torch.tensor([values + [0] * (width - len(values)) for values in lists])  # noqa: E731
         return pad(rows_BL).to(self._device), pad(kinds_BL).to(self._device), [bool(rows) for rows in rows_BL]
 
-    def _retrieve(self, jobs: list[_Job], user_BD: Tensor, catalogue: Catalogue) -> NDArray[np.int64]:
+    def _retrieve(self, jobs: list[_Job], user_BD: Tensor, catalogue: Catalogue, candidates: int) -> NDArray[np.int64]:
         """Candidate rows per request, 0 = none: those named by the caller, else the nearest eligible items."""
         scores_BI = self.model.retrieval_scores(user_BD, catalogue.table_ID)
         allowed_BI = torch.from_numpy(np.stack([job.allowed_I for job in jobs])).to(self._device)
         scores_BI = scores_BI.masked_fill(~allowed_BI, -torch.inf)
-        width = min(self._candidates_wanted(jobs), scores_BI.shape[1])
+        width = min(max(candidates, *(job.request.k for job in jobs)), scores_BI.shape[1])  # k may ask for more
         top_scores_BN, top_rows_BN = scores_BI.topk(width, dim=1)
         found_BN = torch.where(top_scores_BN.isfinite(), top_rows_BN, 0).cpu().numpy()
         named = {b: self._named(job, catalogue) for b, job in enumerate(jobs) if job.request.candidates is not None}
@@ -164,10 +184,6 @@ class Runner:
             rows = named[b] if b in named else found_BN[b][found_BN[b] > 0]
             rows_BN[b, : len(rows)] = rows
         return rows_BN
-
-    def _candidates_wanted(self, jobs: list[_Job]) -> int:
-        """Retrieval width: the setting, or more where a caller wants a longer answer."""
-        return max(self._candidates, *(job.request.k for job in jobs)) if jobs else self._candidates
 
     @staticmethod
     def _named(job: _Job, catalogue: Catalogue) -> NDArray[np.int64]:

@@ -25,7 +25,7 @@ from recsys.config import Settings
 from recsys.engine.admission import AdmissionQueue, Ticket
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.control import Control, Wanted
-from recsys.engine.pressure import Ladder, ServiceTime
+from recsys.engine.pressure import Effort, Ladder, Limits, ServiceTime, effort
 from recsys.engine.runner import Runner
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
 from recsys.errors import InputError, UnavailableError
@@ -67,6 +67,7 @@ class Engine:
         )
         self._routers: dict[str, Router] = {}
         self._wanted = Wanted(settings.router.policy, settings.router.capacity_factor)
+        self._health_E = torch.ones(model.config.experts, dtype=torch.float64)
         try:
             self._router(self._wanted.policy)
         except ValueError as error:  # now, not in the first batch
@@ -111,13 +112,18 @@ class Engine:
     # -- called by the control thread ------------------------------------------------------------------------------
 
     def set_wanted(self, wanted: Wanted) -> None:
-        """Follow the policy and the bounds that are wanted; an unknown policy is logged and not taken."""
-        try:
-            self._router(wanted.policy)
-        except ValueError as error:
-            log.warning("policy_refused", policy=wanted.policy, error=str(error))
-            return
-        self._wanted = wanted
+        """Follow the policy, the bounds and the experts' health that are wanted, from the next batch.
+
+        Raises:
+            ValueError: an unknown policy or expert; everything stays as it was.
+        """
+        self._router(wanted.policy)
+        health_E = torch.ones(self._model.config.experts, dtype=torch.float64)
+        for expert, share in wanted.health:
+            if expert >= len(health_E):
+                raise ValueError(f"health: no expert {expert}, there are {len(health_E)}")
+            health_E[expert] = share
+        self._wanted, self._health_E = wanted, health_E
 
     def set_catalogue(self, items: Mapping[str, CatalogueItem]) -> None:
         """Load the whole catalogue; the first call warms the model up and makes the engine ready."""
@@ -134,12 +140,13 @@ class Engine:
     def snapshot(self) -> bytes:
         """The load since the last snapshot, encoded for the telemetry stream."""
         wanted = self._wanted
+        now = self._effort(self._router(wanted.policy))
         return encode_snapshot(
             self._telemetry.snapshot(
                 model_version=self._model.version,
                 policy=wanted.policy,
-                capacity_factor=self._capacity_factor(),
-                step=self._ladder.step,
+                capacity_factor=now.capacity_factor,
+                step=now.step,
                 pressure=self._pressure,
                 queue=len(self._queue),
             )
@@ -211,15 +218,17 @@ class Engine:
         now = time.monotonic()
         left_s = message.time_left_ms / 1e3
         ticket = Ticket(peer, message, now, now + left_s)
-        wait_s = self._service.wait_s(len(self._queue), self._settings.engine.batch_max)
+        ahead = self._queue.ahead_of(ticket)
+        wait_s = self._service.wait_s(ahead, self._settings.engine.batch_max)
         self._pressure = wait_s / left_s if left_s > 0 else 1.0
         if not self.ready or self._stop.is_set():
             why = "the engine is stopping" if self.ready else "the engine is starting"
-            return peer, msgspec.structs.replace(self._refusal(message, why, 1.0), elsewhere=True)
+            self._telemetry.left("refused")
+            return peer, RankReply(id=message.id, status="refused", error=why, retry_after_s=1.0, elsewhere=True)
         if left_s <= 0:
             self._telemetry.left("expired")
             return peer, RankReply(id=message.id, status="expired", error="no time left on arrival")
-        if len(self._queue) and wait_s > left_s:  # an idle engine always tries, or a bad estimate would stay for ever
+        if ahead and wait_s > left_s:  # an idle engine always tries, or a bad estimate would stay for ever
             return peer, self._refusal(message, f"expected wait {wait_s * 1e3:.0f} ms", wait_s)
         refused = self._queue.offer(ticket)
         if refused is None:
@@ -227,7 +236,7 @@ class Engine:
         return refused.peer, self._refusal(refused.request, "the queue is full", wait_s)
 
     def _refusal(self, request: RankRequest | Similar, why: str, retry_after_s: float) -> RankReply:
-        self._telemetry.left("refused")
+        self._telemetry.left("refused", step="shed")
         return RankReply(
             id=request.id, status="refused", step="shed", error=why, retry_after_s=max(0.05, retry_after_s)
         )
@@ -247,6 +256,7 @@ class Engine:
             if batch:
                 self._compute(out, batch)
             elif not expired:
+                self._pressure = 0.0
                 self._ladder = self._ladder.update(0.0, now_s=time.monotonic())
         out.close()
 
@@ -271,9 +281,10 @@ class Engine:
         answered: list[RankReply] = []
         if queries:
             router = self._router(batch[0].policy or self._wanted.policy)
-            router.capacity_factor = self._capacity_factor()
-            router.tokens_min = self._full_batch() if self._ladder.step == "calm" else 0
-            result = self._runner.run(queries, catalogue, router, step=self._ladder.step)
+            now = self._effort(router)
+            router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min
+            router.set_health(self._health_E)
+            result = self._runner.run(queries, catalogue, router, step=now.step, candidates=now.candidates)
             seconds = time.perf_counter() - began
             self._service.observe(len(queries), seconds)
             self._telemetry.batch(len(queries), seconds, result.tokens, result.plans)
@@ -285,7 +296,9 @@ class Engine:
         ]
 
     def _reply(self, out: zmq.Socket[bytes], ticket: Ticket, reply: RankReply, *, queue_ms: float = 0.0) -> None:
-        self._telemetry.left(_OUTCOME.get(reply.status, "failed"), time.monotonic() - ticket.arrived_s)
+        outcome = _OUTCOME.get(reply.status, "failed")
+        step = reply.step if outcome == "answered" else ""
+        self._telemetry.left(outcome, time.monotonic() - ticket.arrived_s, step=step)
         out.send_multipart([ticket.peer, encode(msgspec.structs.replace(reply, queue_ms=queue_ms))])
 
     def _pressure_of(self, batch: list[Ticket], now_s: float) -> float:
@@ -305,14 +318,18 @@ class Engine:
             )
         return self._routers[policy]
 
-    def _full_batch(self) -> int:
-        """Tokens of a full micro-batch: what experts are sized for in calm."""
-        return self._settings.engine.batch_max * self._settings.engine.candidates
-
-    def _capacity_factor(self) -> float:
-        return (
-            self._wanted.capacity_factor if self._ladder.step == "calm" else self._settings.router.capacity_factor_min
+    def _effort(self, router: Router) -> Effort:
+        """What a micro-batch of this policy may cost now."""
+        bounds, sizes = self._settings.router, self._settings.engine
+        limits = Limits(
+            factor=self._wanted.capacity_factor,
+            factor_min=bounds.capacity_factor_min,
+            factor_economise=bounds.capacity_factor_economise,
+            candidates=sizes.candidates,
+            candidates_economise=sizes.candidates_economise,
+            batch_max=sizes.batch_max,
         )
+        return effort(self._ladder.rung(bounded=router.policy.bounded), limits)
 
 
 def run_engine(settings: Settings) -> None:

@@ -25,6 +25,7 @@ class EngineMetrics:
     """The engine's Prometheus metrics, in a registry of their own.
 
     recsys_engine_requests_total{outcome}            requests by how they left
+    recsys_engine_answers_total{step}                answers and refusals by step of the ladder
     recsys_engine_queue_requests                     requests waiting
     recsys_engine_latency_seconds                    arrival to reply
     recsys_engine_step_seconds                       one micro-batch
@@ -39,6 +40,9 @@ class EngineMetrics:
         self.registry = CollectorRegistry()
         registry = self.registry
         self.requests = Counter("recsys_engine_requests", "Requests by how they left", ["outcome"], registry=registry)
+        self.answers = Counter(
+            "recsys_engine_answers", "Answers and refusals by step of the ladder", ["step"], registry=registry
+        )
         self.queue = Gauge("recsys_engine_queue_requests", "Requests waiting", registry=registry)
         self.latency = Histogram(
             "recsys_engine_latency_seconds", "Arrival to reply", buckets=_SECONDS, registry=registry
@@ -154,12 +158,16 @@ class Telemetry:
         self._step_ms: list[float] = []
         self._batch_requests: list[int] = []
         self._tokens = 0
+        self._shed = False
         self._sums = [_LayerSums(self._experts) for _ in range(self._layers)]
 
-    def left(self, outcome: Outcome, latency_s: float | None = None) -> None:
-        """One request left the engine."""
+    def left(self, outcome: Outcome, latency_s: float | None = None, *, step: str = "") -> None:
+        """One request left the engine, answered or refused at a step of the ladder, or without one."""
         self._metrics.requests.labels(outcome).inc()
+        if step:
+            self._metrics.answers.labels(step).inc()
         with self._lock:
+            self._shed |= step == "shed"
             self._outcomes[outcome] += 1
             if latency_s is not None:
                 self._latency_ms.append(latency_s * 1e3)
@@ -180,11 +188,12 @@ class Telemetry:
     def snapshot(
         self, *, model_version: str, policy: str, capacity_factor: float, step: str, pressure: float, queue: int
     ) -> LoadSnapshot:
-        """Everything since the last call, which starts a new interval."""
+        """Everything since the last call, which starts a new interval. Its step is "shed" if anything was refused."""
         with self._lock:
             now = time.monotonic()
             outcomes, latency, steps = self._outcomes, self._latency_ms, self._step_ms
             sizes, tokens, sums = self._batch_requests, self._tokens, self._sums
+            step = "shed" if self._shed else step
             interval_ms, self._since = (now - self._since) * 1e3, now
             self._reset()
         self._count_slots(sums)

@@ -157,3 +157,31 @@ def test_padding_takes_no_expert_s_slots(runner: Runner, catalogue: Catalogue) -
     alone = runner.run([short], catalogue, router(runner, "topk"), step="calm").replies[0]
     together = runner.run([long, short], catalogue, router(runner, "topk"), step="calm").replies[1]
     assert [use.experts for use in alone.experts] == [use.experts for use in together.experts]
+
+
+def test_fewer_slots_than_wishes_go_to_the_pairs_that_gain_most(runner: Runner, catalogue: Catalogue) -> None:
+    crowd = [stranger(random.Random(4), n) for n in range(16)]
+    priced, dropped = (
+        runner.run(crowd, catalogue, router(runner, policy, 0.6), step="economise") for policy in ("price", "drop")
+    )
+    for plan in priced.plans:
+        assert bool((plan.load_E == plan.capacity_E).all())  # every slot there is, is used
+    assert all(reply.status == "ok" and reply.step == "economise" for reply in priced.replies)
+    assert priced.replies[0].score_kept > dropped.replies[0].score_kept
+
+
+def test_fewer_candidates_are_the_nearest_ones_and_named_ones_are_all_ranked(
+    runner: Runner, catalogue: Catalogue
+) -> None:
+    found = RankRequest(id="a", time_left_ms=1, k=5, history=("i3",))
+    many = RankRequest(id="b", time_left_ms=1, k=40, history=("i3",))
+    named = RankRequest(id="c", time_left_ms=1, k=5, history=("i3",), candidates=tuple(f"i{n}" for n in range(5, 50)))
+
+    def ranked(request: RankRequest) -> int:
+        return (
+            runner.run([request], catalogue, router(runner, "topk"), step="economise", candidates=20)
+            .replies[0]
+            .candidates
+        )
+
+    assert [ranked(request) for request in (found, many, named)] == [20, 40, 45]
