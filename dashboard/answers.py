@@ -127,6 +127,45 @@ class Recommendations(msgspec.Struct, frozen=True):
     explain: list[Explanation] | None = None
 
 
+class RoutedAnswer(msgspec.Struct, frozen=True):
+    """What one policy answers."""
+
+    policy: str
+    model_version: str
+    items: list[Item]
+    degraded: Degraded
+    cold_start: bool
+    timing: Timing
+    explain: list[Explanation] | None = None
+
+
+class MovedItem(msgspec.Struct, frozen=True):
+    """An item at another place in the second answer; ranks start at 1."""
+
+    item_id: str
+    first_rank: int
+    second_rank: int
+
+
+class RoutingDifference(msgspec.Struct, frozen=True):
+    """From the first answer to the second."""
+
+    came: list[str]
+    went: list[str]
+    moved: list[MovedItem]
+    overlap: float
+    score_kept: float
+    compute_ms: float
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """One query under two policies."""
+
+    first: RoutedAnswer
+    second: RoutedAnswer
+    difference: RoutingDifference
+
+
 class HistoryEntry(msgspec.Struct, frozen=True):
     """One remembered interaction."""
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import polars as pl
+
 from dashboard.frames import STEPS
 
 Spec = dict[str, Any]
@@ -257,6 +259,48 @@ def price_heat() -> Spec:
             },
         },
     )
+
+
+def specialisation_heat() -> Spec:
+    """Category × expert, from `specialisation.by_category`."""
+    return _titled(
+        "Whom do the items of a category go to?",
+        "gate weight of the category's items, × mean of all experts",
+        {
+            "mark": {"type": "rect"},
+            "encoding": {
+                "x": {
+                    "field": "expert",
+                    "type": "ordinal",
+                    "axis": {"title": None, "labelExpr": "'E' + datum.label", **_FLAT},
+                },
+                "y": {"field": "category", "type": "nominal", "axis": {"title": None, **_FLAT, "labelLimit": 130}},
+                "color": {
+                    "field": "times",
+                    "type": "quantitative",
+                    "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
+                    "legend": {
+                        "title": None,
+                        "gradientThickness": 8,
+                        "values": [0, 1, 2, 3, 4],
+                        "labelExpr": "datum.value == 4 ? '≥ 4×' : datum.value + '×'",
+                    },
+                },
+                "tooltip": [
+                    {"field": "category"},
+                    {"field": "expert"},
+                    _rate("times", "× mean of all experts", ".2f"),
+                    _rate("share", "% of the category's gate weight", ".1f"),
+                ],
+            },
+        },
+    )
+
+
+def describe_specialisation(table: pl.DataFrame) -> str:
+    """The heat map in words, from `specialisation.by_expert`."""
+    told = [f"E{expert}: {own}" for expert, own in table.select("expert", "categories").iter_rows()]
+    return "Categories that each expert takes more of than of the work at large. " + "; ".join(told) + "."
 
 
 _FLAT: Spec = {"labelAngle": 0, "labelOverlap": True, "ticks": False, "domain": False}

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dashboard.answers import Events, Experts, Popular, Problem, Recommendations, Router, User
+from dashboard.answers import Comparison, Events, Experts, Popular, Problem, Recommendations, Router, User
 
 T = TypeVar("T")
 
@@ -78,6 +78,10 @@ class Client:
     def recommend(self, request: dict[str, Any]) -> Recommendations:
         """A list; `request` is the body of `POST /v1/recommendations`."""
         return self._call("POST", "/v1/recommendations", Recommendations, body=request)
+
+    def compare(self, request: dict[str, Any], policies: tuple[str, str]) -> Comparison:
+        """One request under two policies; `request` as in `recommend`."""
+        return self._call("POST", "/v1/router/compare", Comparison, body={"query": request, "policies": policies})
 
     def send_event(self, event: dict[str, Any]) -> Events:
         """Report one interaction."""

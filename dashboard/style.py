@@ -19,6 +19,7 @@ _CSS = """
 [data-stale="true"], .stale-element { opacity: 1 !important; transition: none !important; }
 .story { display: flex; flex-wrap: wrap; align-items: center; gap: 0.3rem 0.9rem; }
 .story h1 { font-size: 1.35rem; font-weight: 650; margin: 0; padding: 0; line-height: 1.25; }
+.story h2 { font-size: 1.15rem; font-weight: 650; margin: 0; padding: 0; line-height: 1.25; }
 .story p { margin: 0; flex-basis: 100%; opacity: 0.85; }
 .story .bad { color: #D1495B; }
 .ladder { display: inline-flex; flex-wrap: wrap; gap: 0.25rem; font-size: 0.8rem; }
@@ -30,6 +31,8 @@ _CSS = """
 .item .small { font-size: 0.82rem; opacity: 0.75; }
 .move { font-size: 0.75rem; font-weight: 650; padding: 0 0.45rem; border-radius: 0.7rem; color: #10151c; }
 .move.new { background: #7cc7a1; } .move.up { background: #9cc5f0; } .move.down { background: #f0cf8e; }
+.move.gone { background: #e8b4ba; }
+.items .item { padding: 0.3rem 0; border-bottom: 1px solid rgba(128, 128, 128, 0.2); }
 @media (max-width: 640px) {
   .stMainBlockContainer { padding: 3.9rem 0.8rem 2rem; }
   .story h1 { font-size: 1.15rem; }

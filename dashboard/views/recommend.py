@@ -31,12 +31,12 @@ def page() -> None:
     st.markdown("### What would this user get?")
     client = connection.client()
     try:
-        popular = _popular(client.base_url)
+        popular = popular_items(client.base_url)
         ask, answer = st.columns([2, 3], gap="large")
         with ask:
-            who, user = _who(client, popular)
-            request = who | _wishes(popular)
-            _history(user, who, popular)
+            asking, user = who(client, popular)
+            request = asking | _wishes(popular)
+            _history(user, asking)
         with answer:
             _answer(client, request, user)
     except ApiError as error:
@@ -44,7 +44,8 @@ def page() -> None:
 
 
 @st.cache_data(ttl=10, show_spinner=False, max_entries=4)
-def _popular(url: str) -> list[Item]:
+def popular_items(url: str) -> list[Item]:
+    """Items to choose from; asked once in ten seconds for all viewers."""
     return Client(url).popular(k=POPULAR_MAX).items
 
 
@@ -55,7 +56,7 @@ def _suggested(url: str) -> list[str]:
     return [user_id for user_id in SUGGESTED if client.user(user_id) is not None]
 
 
-def _who(client: Client, popular: Sequence[Item]) -> tuple[dict[str, Any], User | None]:
+def who(client: Client, popular: Sequence[Item]) -> tuple[dict[str, Any], User | None]:
     """The part of the request that says who asks, and what is known of them."""
     kind = st.segmented_control("Who asks", [KNOWN, INVENTED], default=KNOWN, required=True, key="who")
     if kind == INVENTED:
@@ -117,8 +118,8 @@ def _grid(cells: int) -> list[DeltaGenerator]:
     return [cell for _ in range((cells + 1) // 2) for cell in st.columns(2)][:cells]
 
 
-def _history(user: User | None, who: dict[str, Any], popular: Sequence[Item]) -> None:
-    if "history" in who:
+def _history(user: User | None, asking: dict[str, Any]) -> None:
+    if "history" in asking:
         st.caption("An invented user lives in this page only; nothing of it is stored.")
         return
     if user is None:

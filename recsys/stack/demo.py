@@ -90,7 +90,11 @@ def _ensure_model(model: Path, world: Path, console: Console) -> None:
 
 def _start_board(processes: Processes, stack: LocalStack, options: DemoOptions, console: Console) -> None:
     port = free_port(options.board_port)
-    environment = {"RECSYS_API_URL": stack.base, "RECSYS_DASHBOARD_KEY": options.admin_key}
+    environment = {
+        "RECSYS_API_URL": stack.base,
+        "RECSYS_DASHBOARD_KEY": options.admin_key,
+        "RECSYS_DASHBOARD_TASTES": str(options.folder.resolve() / "world" / "tastes.json"),
+    }
     processes.start("board", python("-m", "dashboard", "--port", str(port)), env=environment)
     console.print(f"  board   [bold]http://127.0.0.1:{port}[/]")
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 
 from recsys.api import schemas
+from recsys.api.compare import difference
 from recsys.wire import LayerLoad, LoadSnapshot
 
 KEY = "a-key-for-tests"
@@ -206,6 +207,20 @@ class FakeService:
         def recommendations(body: schemas.RecommendationRequest) -> schemas.RecommendationAnswer:
             self.requests.append(body.model_dump())
             return self.recommend(body)
+
+        @app.post("/v1/router/compare", response_model=None)
+        def compare(body: schemas.ComparisonBody) -> schemas.RouterComparison:
+            self.requests.append(body.model_dump())
+            answers = []
+            for policy in body.policies:
+                told = self.recommend(body.query).model_dump(exclude={"request_id", "fallback", "policy"})
+                if policy == "hash":
+                    told["items"] = [*told["items"][2:4], *told["items"][:1], *told["items"][4:]]
+                    told["degraded"]["score_kept"] = 0.61
+                answers.append(schemas.RoutedAnswer(policy=policy, **told))
+            return schemas.RouterComparison(
+                first=answers[0], second=answers[1], difference=difference(answers[0], answers[1])
+            )
 
         @app.post("/v1/events", status_code=202)
         def events(body: schemas.EventsBody) -> schemas.EventsAnswer:

@@ -27,6 +27,18 @@ def _recommend() -> None:
     recommend.page()
 
 
+def _compare() -> None:
+    from dashboard.views import compare
+
+    compare.page()
+
+
+def _experts() -> None:
+    from dashboard.views import experts
+
+    experts.page()
+
+
 def _system() -> None:
     from dashboard.views import system
 
@@ -214,6 +226,48 @@ def test_recommend_without_the_service(served: Any) -> None:
     served.start()
     page.run()
     assert len(ids_of(page)) == 10
+
+
+def test_two_policies_side_by_side(served: Any) -> None:
+    page = run(_compare)
+    asked = served.fake.requests[-1]
+    assert (asked["policies"], asked["query"]["user_id"]) == (("topk", "price"), "u1")
+    assert "The same items in the same order" in shown(page)
+    assert "policies that only act on overload give the same answer" in shown(page)
+    page.selectbox(key="compare_second").set_value("hash").run()
+    text = shown(page)
+    assert "1 of 10 items differ, 9 moved" in text
+    assert "only here" in text
+    assert "hash 61.0%" in text
+    assert 'class="move up"' in text
+    page.selectbox(key="compare_first").set_value("hash").run()
+    assert "The same policy twice: the same list" in shown(page)
+
+
+def test_compare_without_the_service(served: Any) -> None:
+    served.stop()
+    assert "Disconnected" in shown(run(_compare))
+
+
+def test_experts_by_category(served: Any) -> None:
+    page = run(_experts)
+    assert len(page.get("vega_lite_chart")) == served.fake.layers
+    assert len(page.dataframe) == served.fake.layers
+    assert page.dataframe[0].value.shape == (16, 4)
+    assert {r["priority"] for r in served.fake.requests} == {"batch"}
+    asked = len(served.fake.requests)
+    page.run()
+    assert len(served.fake.requests) == asked, "a sample serves every viewer for a while"
+    page.button(key="experts_again").click().run()
+    assert len(served.fake.requests) == 2 * asked
+
+
+def test_experts_without_explanations(served: Any) -> None:
+    served.fake.fallback = True
+    assert "No answer of the sample was explained" in shown(run(_experts))
+    served.stop()
+    st.cache_data.clear()
+    assert "Disconnected" in shown(run(_experts))
 
 
 def test_system(served: Any) -> None:

@@ -1,0 +1,85 @@
+"""The page about what each expert has specialised in, from a sample of explained queries."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import charts, connection, specialisation
+from dashboard.answers import Recommendations
+from dashboard.client import ApiError, Client
+from dashboard.views import trouble
+
+SAMPLE = 24  # queries, each by somebody who used one popular item
+ITEMS = 30
+FRESH_S = 120.0
+ABOUT = (
+    "Load snapshots count slots and do not know for which items, so this page asks. It takes the most popular items of "
+    "every category in turn, and for each asks for recommendations to somebody who used that item only ({n} queries of "
+    "low priority, {items} items each, with `explain`). A category counts for an expert by its gate weights. The "
+    "sample stays for two minutes."
+)
+
+
+def page() -> None:
+    """Draw the page."""
+    head, again = st.columns([5, 1], vertical_alignment="bottom")
+    head.markdown("### What has each expert specialised in?")
+    if again.button("Ask again", icon=":material/refresh:", key="experts_again"):
+        _sample.clear()
+    try:
+        with st.spinner("Asking a sample of queries …"):
+            answers = _sample(connection.api_url())
+    except ApiError as error:
+        trouble.show(error)
+        return
+    used = specialisation.uses(answers)
+    if used.is_empty():
+        st.warning(
+            "No answer of the sample was explained: they came from the fallback, or the catalogue is empty.",
+            icon=":material/warning:",
+        )
+        return
+    layers = int(used["layer"].max()) + 1  # type: ignore[arg-type]
+    names = [f"Layer {i + 1}" for i in range(layers)]
+    for layer, tab in enumerate(st.tabs(names) if layers > 1 else [st.container()]):
+        with tab:
+            heat = specialisation.by_category(used, layer)
+            table = specialisation.by_expert(used, layer)
+            left, right = st.columns([3, 2], gap="large")
+            with left:
+                spec = charts.specialisation_heat()
+                height = 70 + 22 * heat["category"].n_unique()
+                alt = charts.describe_specialisation(table)
+                st.vega_lite_chart(heat, {**spec, "height": height}, key=f"specialised_{layer}", alt=alt)
+            with right:
+                st.markdown("**In words**")
+                st.dataframe(
+                    table,
+                    hide_index=True,
+                    height="content",
+                    column_config={
+                        "expert": st.column_config.NumberColumn("expert", format="E%d", width=55),
+                        "categories": st.column_config.TextColumn("more than its share of", width="medium"),
+                        "work": st.column_config.NumberColumn("work, %", width=65, help="Share of all gate weight"),
+                        "redirected": st.column_config.NumberColumn(
+                            "redirected, %", width=65, help="Slots that were another expert's first choice"
+                        ),
+                    },
+                )
+    st.caption(ABOUT.format(n=len(answers), items=ITEMS))
+
+
+@st.cache_data(ttl=FRESH_S, show_spinner=False, max_entries=4)
+def _sample(url: str) -> list[Recommendations]:
+    """Answers to the sample; one for all viewers."""
+    client = Client(url)
+    popular = client.popular(k=100).items
+    turns: dict[str, int] = {}
+    ranked = []
+    for item in popular:
+        first = item.categories[0] if item.categories else ""
+        turns[first] = turns.get(first, 0) + 1
+        ranked.append((turns[first], item.item_id))
+    seeds = [item_id for _, item_id in sorted(ranked, key=lambda pair: pair[0])[:SAMPLE]]
+    request = {"k": ITEMS, "explain": True, "priority": "batch"}
+    return [client.recommend({**request, "history": [seed]}) for seed in seeds]
