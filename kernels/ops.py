@@ -6,6 +6,8 @@ C capacity.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,8 @@ __all__ = [
     "slot_rows",
     "split_rows",
 ]
+
+_TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def gate_scores(x_TD: Tensor, gate_DE: Tensor) -> Tensor:
@@ -88,8 +92,42 @@ def moe_experts(
         )
     if capacity is not None and capacity < 0:
         raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
+    if _triton_serves(x_TD, gates_TK, w_up_ED2H, w_down_EHD):
+        return planned_experts(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
     rows = _dropless_rows(load_E) if capacity is None else [capacity] * count
     return experts(x_TD, expert_ids_TK, gates_TK, rank_TK, rows, w_up_ED2H, w_down_EHD)
+
+
+@torch.library.custom_op("moe::planned_experts", mutates_args=())
+def planned_experts(
+    x_TD: Tensor,
+    expert_ids_TK: Tensor,
+    gates_TK: Tensor,
+    rank_TK: Tensor,
+    load_E: Tensor,
+    w_up_ED2H: Tensor,
+    w_down_EHD: Tensor,
+    capacity: int | None,
+) -> Tensor:
+    """`moe_experts` by the Triton kernels: reads nothing back from the device, so a CUDA graph can hold it.
+
+    No gradient.
+    """
+    from kernels.gpu import layer  # triton only where it is used
+
+    return layer.planned(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
+
+
+@planned_experts.register_fake
+def _(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity):  # type: ignore[no-untyped-def]
+    return torch.empty_like(x_TD)
+
+
+def _triton_serves(x_TD: Tensor, *others: Tensor) -> bool:
+    """On a CUDA device without gradients; training and everything else take torch."""
+    if not _TRITON_INSTALLED or not x_TD.is_cuda or x_TD.dtype == torch.float64:
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, *others)))
 
 
 def _dropless_rows(load_E: Tensor) -> list[int]:

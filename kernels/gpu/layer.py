@@ -101,7 +101,15 @@ def planned(
     """The experts of a routing that was decided elsewhere: `kernels.ops.moe_experts` without gradients.
 
     Unlike the form for CPUs it reads no load back, so the dropless form can be captured in a graph as well.
+
+    Raises:
+        ValueError: weights of another type than the tokens.
     """
+    if not x_TD.dtype == w_up_ED2H.dtype == w_down_EHD.dtype:
+        raise ValueError(f"w_up {w_up_ED2H.dtype} and w_down {w_down_EHD.dtype} must be {x_TD.dtype}, as x is")
+    x_TD, expert_ids_TK, gates_TK, rank_TK, w_up_ED2H, w_down_EHD = (
+        t.contiguous() for t in (x_TD, expert_ids_TK, gates_TK, rank_TK, w_up_ED2H, w_down_EHD)
+    )
     rows = tiles.rows_per_tile(expert_ids_TK.numel(), load_E.shape[0], x_TD.dtype)
     made = plan(expert_ids_TK, gates_TK, rank_TK, load_E[None, :], rows, capacity=capacity, whole_ranks=True)
     return apply(x_TD, made, w_up_ED2H, w_down_EHD)

@@ -48,7 +48,7 @@ def _market(prices, capacity, tokens, E: tl.constexpr, K: tl.constexpr, BE: tl.c
     """Prices shifted so that the cheapest living expert is free, slots, who lives, and whether slots are short."""
     expert = tl.arange(0, BE)
     slots = tl.minimum(tl.load(capacity + expert, mask=expert < E, other=0).to(tl.int32), tokens)
-    alive, short = slots > 0, tl.sum(slots.to(tl.int64), axis=0) < tokens.to(tl.int64) * K
+    alive, short = slots > 0, tl.sum(slots.to(tl.int64), axis=0) < tl.cast(tokens, tl.int64) * K
     price = tl.load(prices + expert, mask=expert < E, other=0.0)
     lowest = tl.min(tl.where(alive, price, float("inf")), axis=0)
     return tl.where(alive, price - tl.where(short, 0.0, lowest), 0.0), slots, alive, short

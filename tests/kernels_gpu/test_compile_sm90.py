@@ -43,6 +43,13 @@ def test_a_long_prefix_of_blocks_and_many_experts_compile() -> None:
         assert use.shared_bytes <= SHARED_BYTES, use
 
 
+@pytest.mark.parametrize("shape", [Shape(1, 16, 16, 1, 1), Shape(33, 100, 72, 5, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_odd_sizes_compile(shape: Shape, dtype: torch.dtype) -> None:
+    """A number that is 1 is a constant to the compiler, which the interpreter does not show."""
+    assert usage_of(shape, dtype)
+
+
 def test_nothing_stays_patched() -> None:
     from triton.runtime.jit import JITFunction
 

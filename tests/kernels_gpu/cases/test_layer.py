@@ -106,6 +106,31 @@ def test_balanced_layer_serves_every_token_within_capacity(problem: Callable, de
     assert case.error(result.y_TD) < 1e-6
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.parametrize("form", FORMS)
+def test_a_captured_graph_replays_with_other_routing(problem: Callable, form: str) -> None:
+    case, other = problem(120, 32, 32, 8, 2), problem(120, 32, 32, 8, 2, seed=7, skew=2.0)
+    held = case.x_TD.clone()
+    case.x_TD = held
+    expected = run(form, case, 2)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = run(form, case, 2)
+    graph.replay()
+    assert torch.equal(result, expected)
+    held.copy_(other.x_TD)
+    graph.replay()
+    assert torch.equal(result, run(form, case, 2))
+    assert not torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_single_tokens(problem: Callable, tokens: int) -> None:
+    case = problem(tokens, 16, 16, 4, 2)
+    for form in FORMS:
+        assert case.error(run(form, case, 2)) < 1e-6
+
+
 def test_no_tokens(problem: Callable, device: str) -> None:
     case = problem(0, 16, 16, 4, 2)
     result = layer.balanced(case.x_TD, case.gate_DE, case.w_up, case.w_down, 2, torch.ones(4, device=device))
