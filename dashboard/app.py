@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import style
-from dashboard.views import compare, experts, live, recommend, system
+from dashboard.views import burst_lab, compare, experts, live, recommend, system
 
 st.set_page_config(page_title="Experts, live", page_icon="🔀", layout="wide")
 style.apply()
@@ -14,6 +14,7 @@ st.navigation(
         st.Page(live.page, title="Live", icon=":material/monitoring:", url_path="live", default=True),
         st.Page(recommend.page, title="Recommend", icon=":material/recommend:", url_path="recommend"),
         st.Page(compare.page, title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+        st.Page(burst_lab.page, title="Burst lab", icon=":material/science:", url_path="burst"),
         st.Page(experts.page, title="Experts", icon=":material/psychology:", url_path="experts"),
         st.Page(system.page, title="System", icon=":material/dns:", url_path="system"),
     ],

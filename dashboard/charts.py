@@ -36,6 +36,12 @@ _SECONDS: Spec = {
 }
 
 
+def run_seconds(most: float) -> Spec:
+    """A time axis from the start of a load run to `most` seconds later, instead of the last two minutes."""
+    axis = {"title": None, "tickCount": 6, "labelExpr": "datum.value + ' s'", "grid": False, "domain": False}
+    return {"type": "quantitative", "scale": {"domain": [0, most], "nice": False, "clamp": True}, "axis": axis}
+
+
 def demand_heat() -> Spec:
     """Demand per expert and time, from `frames.load_over_time`; dots mark wishes above capacity."""
     return _heat("demand", "Which experts do queries want?", "demand")
@@ -134,7 +140,7 @@ def flow_ribbons() -> Spec:
     )
 
 
-def latency() -> Spec:
+def latency(x: Spec = _SECONDS) -> Spec:
     """p50, p95 and p99 over time, from `frames.latency_lines`."""
     return _titled(
         "How long do queries take?",
@@ -142,7 +148,7 @@ def latency() -> Spec:
         {
             "mark": {"type": "line", "strokeWidth": 2, "interpolate": "monotone"},
             "encoding": {
-                "x": {"field": "start", **_SECONDS},
+                "x": {"field": "start", **x},
                 "y": _y("ms", format_="~s"),
                 "color": {
                     "field": "which",
@@ -156,7 +162,7 @@ def latency() -> Spec:
     )
 
 
-def outcomes() -> Spec:
+def outcomes(x: Spec = _SECONDS) -> Spec:
     """Queries by outcome over time, stacked, from `frames.outcome_areas`."""
     return _titled(
         "What becomes of the queries?",
@@ -164,7 +170,7 @@ def outcomes() -> Spec:
         {
             "mark": {"type": "area", "interpolate": "step-after", "line": False},
             "encoding": {
-                "x": {"field": "start", **_SECONDS},
+                "x": {"field": "start", **x},
                 "y": {**_y("rate", format_="~s"), "stack": "zero"},
                 "color": {
                     "field": "outcome",
@@ -181,7 +187,7 @@ def outcomes() -> Spec:
     )
 
 
-def balance() -> Spec:
+def balance(x: Spec = _SECONDS) -> Spec:
     """The busiest expert over time, wanted and worked, from `frames.balance_over_time`."""
     return _titled(
         "How far above the mean is the busiest expert?",
@@ -193,6 +199,7 @@ def balance() -> Spec:
                 ("worked", "as worked", WORKED, None),
             ],
             format_="~g",
+            x=x,
         ),
     )
 
@@ -372,6 +379,7 @@ def _lines(
     format_: str = "~s",
     unit: str = "× mean",
     least: tuple[float, float] = (0.0, 1.0),
+    x: Spec = _SECONDS,
 ) -> Spec:
     names, colours = [name for _, name, _, _ in series], [colour for _, _, colour, _ in series]
     legend = _LEGEND if len(series) > 1 else None
@@ -384,7 +392,7 @@ def _lines(
                     **({"strokeDash": dash} if dash else {}),
                 },
                 "encoding": {
-                    "x": {"field": "start", **_SECONDS},
+                    "x": {"field": "start", **x},
                     "y": _y(field, format_=format_, least=least if i == 0 else None),
                     "color": {"datum": name, "type": "nominal", "scale": scale, "legend": legend},
                     "tooltip": [_ago(), _rate(field, f"{name}, {unit}", ".2f")],

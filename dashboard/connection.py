@@ -1,4 +1,4 @@
-"""The one client and the one poller of this process, shared by all viewers."""
+"""The one client, the one poller and the one load run of this process, shared by all viewers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 
 import streamlit as st
 
+from dashboard.burst import Lab
 from dashboard.client import Client
 from dashboard.poller import Poller
 
@@ -22,6 +23,11 @@ def configured_key() -> str:
     return os.environ.get("RECSYS_DASHBOARD_KEY", "")
 
 
+def tastes() -> str:
+    """File with the world's tastes that load runs need, from `RECSYS_DASHBOARD_TASTES`; empty if none."""
+    return os.environ.get("RECSYS_DASHBOARD_TASTES", "").strip()
+
+
 def client() -> Client:
     """Client of the service; holds no connection, so viewers share it freely."""
     return _client(api_url())
@@ -30,6 +36,17 @@ def client() -> Client:
 def poller() -> Poller:
     """The background poller; starts with the first viewer."""
     return _poller(api_url())
+
+
+def lab() -> Lab:
+    """Where load runs are started; one for all viewers."""
+    return _lab(api_url())
+
+
+@st.cache_resource(show_spinner=False, max_entries=4, on_release=Lab.stop)
+def _lab(url: str) -> Lab:
+    watched = _poller(url)
+    return Lab(lambda: watched.look().snapshots)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -33,6 +33,12 @@ def _compare() -> None:
     compare.page()
 
 
+def _burst() -> None:
+    from dashboard.views import burst_lab
+
+    burst_lab.page()
+
+
 def _experts() -> None:
     from dashboard.views import experts
 
@@ -268,6 +274,33 @@ def test_experts_without_explanations(served: Any) -> None:
     served.stop()
     st.cache_data.clear()
     assert "Disconnected" in shown(run(_experts))
+
+
+def test_a_burst_needs_a_tastes_file(served: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("RECSYS_DASHBOARD_TASTES", raising=False)
+    assert "RECSYS_DASHBOARD_TASTES" in shown(run(_burst))
+    monkeypatch.setenv("RECSYS_DASHBOARD_TASTES", str(tmp_path / "none.json"))
+    assert "no such file" in shown(run(_burst))
+
+
+def test_a_burst_from_start_to_report(served: Any, monkeypatch: pytest.MonkeyPatch, tiny_world: Path) -> None:
+    monkeypatch.setenv("RECSYS_DASHBOARD_TASTES", str(tiny_world / "tastes.json"))
+    page = run(_burst)
+    assert "Nothing ran yet" in shown(page)
+    page.slider(key="burst_factor").set_value(20)
+    page.slider(key="burst_rate").set_value(200).run()
+    assert "4000 requests/s at the peak" in shown(page)
+    page.selectbox(key="burst_shape").set_value("steady")
+    page.slider(key="burst_rate").set_value(5).run()
+    page.slider(key="burst_length").set_value(60).run()
+    page.button(key="burst_start").click().run()
+    assert "one at a time" in shown(page)
+    page.button(key="burst_stop").click().run()
+    deadline = time.monotonic() + 20
+    while not page.dataframe and "No result" not in shown(page):
+        assert time.monotonic() < deadline, shown(page)
+        time.sleep(0.1)
+        page.run()
 
 
 def test_system(served: Any) -> None:

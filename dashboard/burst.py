@@ -1,0 +1,206 @@
+"""Load runs started from the board: one at a time, bounded in rate and length, ended with the board.
+
+A run is `python -m loadtest` as a child process; it speaks HTTP to the service like any other client. The board's own
+poller watches the engines meanwhile, so that a report has both sides: what clients met and what experts did.
+"""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dashboard.answers import LoadSnapshot
+
+SHAPES = ("flash_crowd", "steady")
+RATE_MAX = 1_000.0  # requests/s, crowd included: one generator process keeps up with this
+SECONDS_MAX = 100.0  # the poller remembers two minutes
+GRACE_S = 25.0  # after the last request was due, for what is in flight and for the start
+LOG_SHOWN = 600
+PHASES = {"calm": "before", "crowd": "during", "after": "after"}
+
+
+class BurstError(Exception):
+    """A run cannot start; the text is fit to be shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to offer. Rates in requests/s, lengths in seconds.
+
+    Raises:
+        BurstError: naming the value and its bound.
+    """
+
+    shape: str = "flash_crowd"
+    rate: float = 20.0
+    crowd_factor: float = 10.0
+    around_s: float = 10.0  # calm before the crowd, and again after it; the whole length if `steady`
+    crowd_s: float = 20.0
+    category: str = ""
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise BurstError(f"shape: {self.shape!r} is not one of {', '.join(SHAPES)}")
+        if not 1 <= self.peak <= RATE_MAX:
+            raise BurstError(f"rate: {self.peak:g} requests/s at the peak, from 1 to {RATE_MAX:g} are possible")
+        if not 2 <= self.seconds <= SECONDS_MAX:
+            raise BurstError(f"length: {self.seconds:g} s in all, from 2 to {SECONDS_MAX:g} are possible")
+
+    @property
+    def peak(self) -> float:
+        """Largest offered rate, requests/s."""
+        return self.rate * (self.crowd_factor if self.shape == "flash_crowd" else 1.0)
+
+    @property
+    def seconds(self) -> float:
+        """Length of the whole run."""
+        return 2 * self.around_s + self.crowd_s if self.shape == "flash_crowd" else self.around_s
+
+    def phase_at(self, elapsed_s: float) -> str:
+        """`before`, `during`, `after` or `ending`."""
+        if elapsed_s >= self.seconds:
+            return "ending"
+        if self.shape == "steady" or elapsed_s < self.around_s:
+            return "before"
+        return "during" if elapsed_s < self.around_s + self.crowd_s else "after"
+
+    def arguments(self) -> list[str]:
+        """Of `python -m loadtest`."""
+        told = [f"--shape={self.shape}", f"--rate={self.rate:g}", f"--duration={self.seconds:g}"]
+        if self.shape == "flash_crowd":
+            told += [f"--crowd-factor={self.crowd_factor:g}", f"--crowd-seconds={self.crowd_s:g}"]
+            told += [f"--category={self.category}"] if self.category else []
+        return told
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """A run, going on or over."""
+
+    plan: Plan
+    policy: str = ""
+    began: float = field(default_factory=time.monotonic)
+    elapsed_s: float | None = None  # None while it goes on
+    stopped: bool = False
+    summary: dict[str, Any] | None = None
+    snapshots: tuple[LoadSnapshot, ...] = ()
+    error: str = ""
+
+    @property
+    def going_on(self) -> bool:
+        """Its process lives."""
+        return self.elapsed_s is None
+
+
+def missing(tastes: str) -> list[str]:
+    """What a run needs and does not find, in words; empty if it can start."""
+    told = []
+    for package, what in (("loadtest", "the load test of this project"), ("locust", "what it is built on")):
+        if importlib.util.find_spec(package) is None:
+            told.append(f"The package `{package}` ({what}) is not installed where the board runs.")
+    if not tastes:
+        told.append("`RECSYS_DASHBOARD_TASTES` does not name a file with the world's tastes (`tastes.json`).")
+    elif not Path(tastes).is_file():
+        told.append(f"`RECSYS_DASHBOARD_TASTES` names `{tastes}`, and there is no such file.")
+    return told
+
+
+class Lab:
+    """Starts, watches and stops runs; safe to use from several threads.
+
+    Args:
+        look: the snapshots known now, oldest first; called once a second during a run.
+    """
+
+    def __init__(self, look: Callable[[], tuple[LoadSnapshot, ...]]) -> None:
+        self._look = look
+        self._lock = threading.Lock()
+        self._run: Run | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = False
+        atexit.register(self.stop)
+
+    def run(self) -> Run | None:
+        """The present run, else the last one."""
+        return self._run
+
+    def start(self, plan: Plan, *, url: str, tastes: str) -> None:
+        """Begin a run against the service at `url`.
+
+        Raises:
+            BurstError: a run goes on already, or something is missing.
+        """
+        with self._lock:
+            if self._run is not None and self._run.going_on:
+                raise BurstError("A run goes on already; stop it or wait.")
+            if lack := missing(tastes):
+                raise BurstError(" ".join(lack))
+            folder = tempfile.TemporaryDirectory(prefix="burst-")
+            path = Path(folder.name)
+            command = [sys.executable, "-m", "loadtest", *plan.arguments(), f"--host={url}", f"--tastes={tastes}"]
+            command += ["--json", str(path / "summary.json"), "--csv", str(path / "run"), "--loglevel", "WARNING"]
+            with (path / "log").open("wb") as log:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=os.environ | {"PYTHONWARNINGS": "ignore"},
+                )
+            self._stopping = False
+            before = self._look()
+            self._run = Run(plan=plan, policy=before[-1].policy if before else "")
+            watch = threading.Thread(
+                target=self._watch, args=(self._run, self._process, folder, before[-1].ts if before else 0), daemon=True
+            )
+            watch.start()
+
+    def stop(self) -> None:
+        """Ask the run to end; it still writes its summary."""
+        process = self._process
+        if process is not None and process.poll() is None:
+            self._stopping = True
+            process.terminate()
+
+    def _watch(
+        self, run: Run, process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str], first_ms: int
+    ) -> None:
+        deadline = run.began + run.plan.seconds + GRACE_S
+        while process.poll() is None:
+            self._look()
+            if time.monotonic() > deadline:
+                process.kill()
+            time.sleep(0.5)
+        with folder:
+            summary, error = _outcome(Path(folder.name), process.returncode)
+        self._run = Run(
+            plan=run.plan,
+            policy=run.policy,
+            began=run.began,
+            elapsed_s=time.monotonic() - run.began,
+            stopped=self._stopping,
+            summary=summary,
+            snapshots=tuple(s for s in self._look() if s.ts > first_ms),
+            error=error,
+        )
+
+
+def _outcome(folder: Path, code: int) -> tuple[dict[str, Any] | None, str]:
+    """The summary, or why there is none. A threshold that did not hold (exit code 1) is in the summary."""
+    try:
+        return msgspec.json.decode((folder / "summary.json").read_bytes(), type=dict[str, Any]), ""
+    except (OSError, msgspec.DecodeError):
+        log = (folder / "log").read_text(errors="replace").strip()[-LOG_SHOWN:]
+        return None, f"The run ended with exit code {code} and left no summary. {log}"

@@ -1,0 +1,141 @@
+"""The page that makes a burst: shape it, start it, watch it, and keep its report."""
+
+from __future__ import annotations
+
+import time
+from functools import lru_cache
+
+import streamlit as st
+
+from dashboard import charts, connection, frames, report
+from dashboard.answers import LoadSnapshot
+from dashboard.burst import RATE_MAX, SECONDS_MAX, BurstError, Plan, Run, missing
+from dashboard.client import ApiError
+from dashboard.views import recommend
+
+ANY = "drawn by popularity"
+NAMES = {"flash_crowd": "Flash crowd on a category", "steady": "Steady"}
+
+
+def page() -> None:
+    """Draw the page; progress redraws itself every second."""
+    st.markdown("### How does the service take a burst?")
+    if lack := missing(connection.tastes()):
+        st.info("**No load can be made from here.**\n\n" + "\n".join(f"- {line}" for line in lack))
+        st.caption("`make demo` starts the board with all of it. On the command line: `python -m loadtest --help`.")
+        return
+    ask, shown = st.columns([1, 3], gap="large")
+    with ask:
+        _form()
+    with shown:
+        _state()
+
+
+def _form() -> None:
+    shape = st.selectbox("Shape", list(NAMES), format_func=lambda name: NAMES[name], key="burst_shape")
+    rate = st.slider("Calm rate, requests/s", 1, 200, 20, key="burst_rate")
+    values: dict[str, float | str] = {}
+    if shape == "flash_crowd":
+        values["crowd_factor"] = st.slider("Crowd, × the calm rate", 2, 20, 10, key="burst_factor")
+        values["crowd_s"] = st.slider("Crowd lasts, s", 5, 40, 20, key="burst_crowd_s")
+        values["around_s"] = st.slider("Calm before and after, s", 5, 30, 10, key="burst_around_s")
+        picked = st.selectbox("Category of the crowd", [ANY, *_categories()], key="burst_category")
+        values["category"] = "" if picked == ANY else picked
+    else:
+        values["around_s"] = st.slider("Length, s", 5, int(SECONDS_MAX), 30, key="burst_length")
+    run = connection.lab().run()
+    try:
+        plan = Plan(shape=shape, rate=rate, **values)  # type: ignore[arg-type]
+        st.caption(f"{plan.peak:g} requests/s at the peak (at most {RATE_MAX:g}), {plan.seconds:g} s in all.")
+        start = st.button("Start", type="primary", icon=":material/play_arrow:", key="burst_start", width="stretch")
+        if start:
+            connection.lab().start(plan, url=connection.api_url(), tastes=connection.tastes())
+            st.rerun()
+    except BurstError as error:
+        st.error(str(error))
+    if run is not None and run.going_on:
+        st.caption("A run goes on; one at a time, whoever started it.")
+
+
+def _categories() -> list[str]:
+    try:
+        popular = recommend.popular_items(connection.api_url())
+    except ApiError:
+        return []
+    return sorted({category for item in popular for category in item.categories})
+
+
+@st.fragment(run_every="1s")
+def _state() -> None:
+    """The run as it is now, or the report of the last one."""
+    run = connection.lab().run()
+    if run is None:
+        st.info(
+            "Nothing ran yet. A run offers requests at their due times whatever the answers (an open model), and "
+            "ends with a table of before, during and after.",
+            icon=":material/science:",
+        )
+    elif run.going_on:
+        _progress(run)
+    else:
+        _report(run)
+
+
+def _progress(run: Run) -> None:
+    elapsed = time.monotonic() - run.began
+    phase = run.plan.phase_at(elapsed)
+    rate = run.plan.peak if phase == "during" else run.plan.rate
+    told = f"**{phase}**, {rate:g} requests/s offered" if phase != "ending" else "**ending**: the last answers come in"
+    st.progress(min(1.0, elapsed / run.plan.seconds), f"{told} · {elapsed:.0f} of {run.plan.seconds:.0f} s")
+    st.button("Stop", icon=":material/stop:", key="burst_stop", on_click=connection.lab().stop)
+    board = connection.poller().look()
+    if board.error is not None:
+        st.error(f"**Disconnected.** {board.error}.", icon=":material/cloud_off:")
+    newest = board.snapshots[-1].ts if board.snapshots else 0
+    recent = [s for s in board.snapshots if s.ts > newest - 1_000 * (elapsed + 2)]
+    if recent:
+        _pictures(tuple(recent), elapsed)
+
+
+def _report(run: Run) -> None:
+    if run.summary is None:
+        st.error(f"**No result.** {run.error}", icon=":material/error:")
+        return
+    stopped = "Stopped early. " if run.stopped else ""
+    st.html(f'<div class="story"><h2>{stopped}{report.headline(run)}</h2></div>')
+    failed = [t for t in run.summary.get("thresholds", []) if not t.get("ok", True)]
+    if failed and not run.stopped:
+        names = ", ".join(str(t.get("name", t)) for t in failed)
+        st.warning(f"Not within the usual bounds: {names}.", icon=":material/rule:")
+    st.dataframe(report.phase_table(run.summary), hide_index=True, height="content")
+    st.download_button(
+        "Save as one html file",
+        _html(run),
+        file_name="burst.html",
+        mime="text/html",
+        icon=":material/download:",
+        on_click="ignore",
+        key="burst_save",
+    )
+    if run.snapshots:
+        _pictures(run.snapshots, run.elapsed_s or run.plan.seconds)
+
+
+@lru_cache(maxsize=2)
+def _html(run: Run) -> str:
+    return report.html(run)
+
+
+def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float) -> None:
+    """What the engines did meanwhile."""
+    picture = frames.picture(snapshots, 0)
+    x = charts.run_seconds(10 * (1 + int(seconds) // 10))
+    queries = report.in_run(picture.queries, seconds)
+    balance = report.in_run(frames.balance_over_time(picture.over_time), seconds)
+    shown = (
+        ("outcomes", frames.outcome_areas(queries), charts.outcomes(x)),
+        ("latency", frames.latency_lines(queries), charts.latency(x)),
+        ("balance", balance, charts.balance(x)),
+    )
+    for name, frame, spec in shown:
+        st.vega_lite_chart(frame, {**spec, "height": 190}, key=f"burst_{name}", alt=spec["title"]["text"])

@@ -1,0 +1,107 @@
+"""Load runs from the board: plans, real runs of the load test against the made-up service, and their report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dashboard import report
+from dashboard.burst import BurstError, Lab, Plan, missing
+from dashboard.client import Client
+
+QUICK = Plan(shape="flash_crowd", rate=10, crowd_factor=4, around_s=1.0, crowd_s=1.5)
+
+
+@pytest.fixture
+def lab(served: Any) -> Iterator[Lab]:
+    client = Client(served.url)
+    lab = Lab(lambda: tuple(client.experts(window_s=60).snapshots))
+    yield lab
+    lab.stop()
+
+
+@pytest.fixture
+def tastes(tiny_world: Path) -> str:
+    return str(tiny_world / "tastes.json")
+
+
+def finished(lab: Lab) -> Any:
+    deadline = time.monotonic() + 40
+    while (run := lab.run()) is not None and run.going_on:
+        assert time.monotonic() < deadline, "the run did not end"
+        time.sleep(0.05)
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"shape": "tsunami"}, "shape: 'tsunami'"),
+        ({"rate": 200.0, "crowd_factor": 20.0}, "rate: 4000 requests/s at the peak"),
+        ({"around_s": 90.0}, "length: 200 s"),
+    ],
+)
+def test_plans_are_bounded(wrong: dict[str, Any], named: str) -> None:
+    with pytest.raises(BurstError, match=named):
+        Plan(**wrong)
+
+
+def test_phases_of_a_plan() -> None:
+    plan = Plan(around_s=10, crowd_s=20)
+    assert [plan.phase_at(t) for t in (0, 9.9, 10, 29, 31, 40)] == [
+        "before", "before", "during", "during", "after", "ending",
+    ]  # fmt: skip
+    assert Plan(shape="steady", around_s=30).phase_at(20) == "before"
+
+
+def test_what_is_missing_is_said(tmp_path: Path) -> None:
+    assert "does not name a file" in missing("")[0]
+    assert "no such file" in missing(str(tmp_path / "tastes.json"))[0]
+
+
+def test_a_run_and_its_report(lab: Lab, served: Any, tastes: str) -> None:
+    served.fake.items |= {f"i{n}": {"title": f"Film {n}", "categories": ["drama"]} for n in range(60, 150)}
+    lab.start(QUICK, url=served.url, tastes=tastes)
+    with pytest.raises(BurstError, match="goes on already"):
+        lab.start(QUICK, url=served.url, tastes=tastes)
+    run = finished(lab)
+    assert run.summary is not None, run.error
+    assert not run.stopped
+    table = report.phase_table(run.summary)
+    assert table.columns == ["", "before", "during", "after"]
+    assert run.snapshots
+    offered = dict(table.select("", "during").iter_rows())["offered, requests/s"]
+    assert float(offered) > 15
+    text = report.html(run)
+    assert text.count("<svg") == 3
+    assert "http" not in text, "the file needs nobody"
+    assert "In the crowd" in report.headline(run)
+
+
+def test_a_run_is_stopped_when_asked_and_still_reports(lab: Lab, served: Any, tastes: str) -> None:
+    lab.start(Plan(shape="steady", rate=5, around_s=60), url=served.url, tastes=tastes)
+    deadline = time.monotonic() + 20
+    while not served.fake.requests:
+        assert time.monotonic() < deadline, "no request came"
+        time.sleep(0.05)
+    lab.stop()
+    run = finished(lab)
+    assert run.stopped
+    assert run.summary is not None, run.error
+    assert run.elapsed_s < 30
+
+
+def test_a_run_that_cannot_start_says_why(lab: Lab, served: Any, tmp_path: Path) -> None:
+    wrong = tmp_path / "tastes.json"
+    wrong.write_text("{}")
+    lab.start(QUICK, url=served.url, tastes=str(wrong))
+    run = finished(lab)
+    assert run.summary is None
+    assert "exit code 2" in run.error
+    assert "tastes" in run.error
+    assert "exit code 2" in report.headline(run)
