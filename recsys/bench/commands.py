@@ -85,6 +85,37 @@ def router(
     run_and_report(options, out, images, console=Console(), rounds=10 if quick else 40)
 
 
+@bench.command()
+def burst(
+    world: Annotated[Path, typer.Option(help="Data set folder, as `recsys demo` leaves it")] = Path("var/demo/world"),
+    model: Annotated[Path, typer.Option(help="Model folder")] = Path("var/demo/model"),
+    policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,price",
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all of them")] = 1,
+    quick: Annotated[bool, typer.Option(help="Short phases: a look at it, no figures to quote")] = False,
+    out: Annotated[Path, typer.Option(help="csv file to add the rows to")] = Path("docs/benchmarks/burst.csv"),
+    images: Annotated[Path, typer.Option(help="Folder for the picture")] = Path("docs/images"),
+) -> None:
+    """Calm, a crowd of ten times the rate, calm: goodput, p99, refusals, score kept, with and without the ladder."""
+    from dataclasses import replace
+
+    from recsys.bench.burst import BurstOptions, Questions, rows_of, run_burst
+    from recsys.bench.burst_plots import plot_burst
+    from recsys.data.dataset import Dataset
+    from recsys.events.replay import publish_catalogue
+
+    console, wanted = Console(stderr=True), tuple(policies.split(","))
+    options = BurstOptions.quick(wanted) if quick else BurstOptions(policies=wanted)
+    options = replace(options, repeats=repeats)
+    with _stack(model, console) as on, _stack(model, console, RECSYS_ENGINE__LADDER="false") as off:
+        for stack in (on, off):
+            publish_catalogue(Dataset.load(world), stack.settings(), console=console)
+            stack.wait_ready()
+        questions = Questions.of(world, options.seed)
+        saturation, trials = asyncio.run(run_burst({"on": on, "off": off}, questions, options, console))
+    report("burst", rows_of(trials, saturation, options), out)
+    plot_burst(trials, saturation, options, images / "burst.png")
+
+
 def report(title: str, rows: Sequence[Mapping[str, float | str]], out: Path | None) -> None:
     """Print rows as a table, and add them to a csv together with the machine."""
     table = Table(title=title, show_header=False)

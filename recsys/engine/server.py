@@ -257,12 +257,12 @@ class Engine:
                 self._compute(out, batch)
             elif not expired:
                 self._pressure = 0.0
-                self._ladder = self._ladder.update(0.0, now_s=time.monotonic())
+                self._climb(0.0, time.monotonic())
         out.close()
 
     def _compute(self, out: zmq.Socket[bytes], batch: list[Ticket]) -> None:
         began = time.monotonic()
-        self._ladder = self._ladder.update(self._pressure_of(batch, began), now_s=began)
+        self._climb(self._pressure_of(batch, began), began)
         try:
             replies = self._run(batch)
         except Exception as error:  # one bad batch must not end the engine, and every caller gets its answer
@@ -300,6 +300,10 @@ class Engine:
         step = reply.step if outcome == "answered" else ""
         self._telemetry.left(outcome, time.monotonic() - ticket.arrived_s, step=step)
         out.send_multipart([ticket.peer, encode(msgspec.structs.replace(reply, queue_ms=queue_ms))])
+
+    def _climb(self, pressure: float, now_s: float) -> None:
+        if self._settings.engine.ladder:
+            self._ladder = self._ladder.update(pressure, now_s=now_s)
 
     def _pressure_of(self, batch: list[Ticket], now_s: float) -> float:
         """Expected wait of a request arriving now, relative to the time the oldest in this batch still has."""

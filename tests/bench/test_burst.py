@@ -1,0 +1,122 @@
+"""The burst: requests start when they are due, and the figures are those of what happened."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from recsys.bench.burst import BurstOptions, Questions, Trial, recovery_s, rows_of
+from recsys.bench.open_loop import Outcome, closed_loop, connections, open_loop
+
+OPTIONS = BurstOptions(calm_s=2.0, crowd_s=2.0, after_s=2.0, calm_share=0.5, times=4.0, deadline_ms=100.0)
+ANSWER = b'{"degraded": {"step": "redirect", "score_kept": 0.9}, "fallback": null, "items": []}'
+
+
+class Server:
+    """Answers 200 but for bodies that say otherwise; holds the answer to "slow" until `release` is set."""
+
+    def __init__(self) -> None:
+        self.seen: list[bytes] = []
+        self.release = asyncio.Event()
+        self._serving: list[asyncio.Task[None] | None] = []
+
+    async def ended(self) -> None:
+        """All connections are closed."""
+        await asyncio.gather(*(task for task in self._serving if task))
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving.append(asyncio.current_task())
+        try:
+            while head := (await reader.readuntil(b"\r\n\r\n")).lower():
+                length = int(head.split(b"content-length:", 1)[1].split(b"\r\n", 1)[0])
+                body = await reader.readexactly(length)
+                self.seen.append(body)
+                if body == b"break":
+                    break
+                if body == b"slow":
+                    await self.release.wait()
+                status = b"503 Busy" if body == b"busy" else b"200 OK"
+                writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(ANSWER), ANSWER))
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+
+def test_requests_start_when_they_are_due_although_the_first_is_not_back() -> None:
+    async def run() -> list[Outcome]:
+        server = Server()
+        bodies = [b"slow", b"fine", b"busy", b"break", b"last"]
+
+        def body_at(due_s: float, asked: int) -> bytes:
+            if bodies[asked] == b"last":
+                server.release.set()
+            return bodies[asked]
+
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        async with listening:
+            async with connections(f"http://127.0.0.1:{port}", 8) as pool:
+                found = await open_loop(pool, lambda _: 50.0, body_at, seconds=0.099, deadline_ms=100)
+            await server.ended()
+        assert len(server.seen) == 5
+        return found
+
+    found = asyncio.run(run())
+    assert [one.status for one in found] == [200, 200, 503, 0, 200]
+    assert [round(one.due_s, 3) for one in found] == [0.0, 0.02, 0.04, 0.06, 0.08]
+    assert found[0].latency_s >= 0.075  # held until the last was sent, counted from when it was due
+    assert (found[1].step, found[1].score_kept, found[1].fallback) == ("redirect", 0.9, False)
+
+
+def test_a_closed_loop_counts_answers() -> None:
+    async def run() -> float:
+        server = Server()
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        async with listening:
+            async with connections(f"http://127.0.0.1:{port}", 8) as pool:
+                rate = await closed_loop(pool, [b"a", b"b"], callers=4, seconds=0.2)
+            await server.ended()
+        return rate
+
+    assert asyncio.run(run()) > 0
+
+
+def test_the_offered_rate_has_a_crowd_in_the_middle() -> None:
+    assert [OPTIONS.rate_at(t, 100) for t in (0, 1.99, 2, 3.99, 4, 6)] == [50, 50, 200, 200, 50, 50]
+
+
+def outcomes() -> list[Outcome]:
+    """10/s in calm, 100/s in the crowd of which every other is refused, 10/s after with one late answer."""
+    calm = [Outcome(n / 10, 0.010, 200, "calm") for n in range(20)]
+    crowd = [Outcome(2 + n / 100, 0.020, 503 if n % 2 else 200, "" if n % 2 else "economise", 0.8) for n in range(200)]
+    after = [Outcome(4 + n / 10, 0.5 if n == 3 else 0.010, 200, "calm") for n in range(20)]
+    return calm + crowd + after
+
+
+def test_a_row_says_what_happened_in_the_crowd() -> None:
+    (row,) = rows_of([Trial("price", "on", "uniform", 0, outcomes())], 100.0, OPTIONS)
+    assert row["offered_over_saturation"] == pytest.approx(1.0)
+    assert row["goodput_over_saturation"] == pytest.approx(0.5)
+    assert row["shed_share"] == pytest.approx(0.5)
+    assert row["neither_200_nor_503"] == 0
+    assert row["crowd_p99_over_calm"] == pytest.approx(2.0)
+    assert row["score_kept_crowd"] == pytest.approx(0.8)
+    assert (row["economise_share"], row["calm_share"]) == (1.0, 0.0)
+    assert row["recovery_s"] == pytest.approx(0.8)  # the late answer of 4.3 s, to the end of half a second
+
+
+def test_all_well_after_the_crowd_is_no_time_at_all() -> None:
+    assert recovery_s([o for o in outcomes() if o.latency_s < 0.5], OPTIONS) == 0
+
+
+def test_questions_are_of_users_of_the_data_set(tiny_world: Path) -> None:
+    questions = Questions.of(tiny_world, seed=0)
+    calm, crowd = (msgspec.json.decode(bodies[0]) for bodies in (questions.calm, questions.crowd))
+    assert calm["history"]
+    assert crowd["filters"]["categories_any"]
+    assert {name: crowd[name] for name in calm} == calm
