@@ -59,7 +59,7 @@ def fused(width: int, rows: int, dtype: torch.dtype) -> Tile:
     if dtype == torch.float32:
         return Tile(rows, 16, width, 8, 1)
     columns = 64 if width <= 128 else 32
-    return Tile(rows, columns, width, 8 if rows == 128 and width > 64 else 4, 2)
+    return Tile(rows, columns, width, 8 if rows == 128 else 4, 2)
 
 
 def up(rows: int, dtype: torch.dtype) -> Tile:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.gpu import tiles
 from kernels.gpu.dot import dot, upcast
-from kernels.gpu.experts import swiglu
+from kernels.gpu.experts import both_halves, swiglu
 from kernels.gpu.plan import Plan
 
 
@@ -25,20 +25,21 @@ def _up(x, order, tiles_m3, w_up, hidden, D: tl.constexpr, H: tl.constexpr, BM: 
     expert = tl.load(tiles_m3 + tile * 3)
     if expert >= 0:
         row = tl.load(tiles_m3 + tile * 3 + 1) + tl.arange(0, BM)
-        h = tl.program_id(0) * BH + tl.arange(0, BH)
+        column, exists = both_halves(tl.program_id(0) * BH, H, BH)
         there = row < tl.load(tiles_m3 + tile * 3 + 2)
         token = tl.load(order + row, mask=there, other=0).to(tl.int64)
         up = w_up + expert.to(tl.int64) * (D * 2 * H)
-        gate, value = tl.zeros([BM, BH], tl.float32), tl.zeros([BM, BH], tl.float32)
+        both = tl.zeros([BM, 2 * BH], tl.float32)
         for d0 in range(0, D, BK):
             d = d0 + tl.arange(0, BK)
             x_tile = tl.load(x + token[:, None] * D + d[None, :], mask=there[:, None] & (d < D)[None, :], other=0.0)
-            column = up + d[:, None] * (2 * H) + h[None, :]
-            inside = (d < D)[:, None] & (h < H)[None, :]
-            gate = dot(x_tile, tl.load(column, mask=inside, other=0.0), gate, UPCAST)
-            value = dot(x_tile, tl.load(column + H, mask=inside, other=0.0), value, UPCAST)
+            weight = tl.load(
+                up + d[:, None] * (2 * H) + column[None, :], mask=(d < D)[:, None] & exists[None, :], other=0.0
+            )
+            both = dot(x_tile, weight, both, UPCAST)
+        h = tl.program_id(0) * BH + tl.arange(0, BH)
         out = hidden + row.to(tl.int64)[:, None] * H + h[None, :]
-        tl.store(out, swiglu(gate, value).to(hidden.dtype.element_ty), mask=there[:, None] & (h < H)[None, :])
+        tl.store(out, swiglu(both).to(hidden.dtype.element_ty), mask=there[:, None] & (h < H)[None, :])
 
 
 def up(x_TD: Tensor, plan: Plan, w_up_ED2H: Tensor) -> Tensor:
