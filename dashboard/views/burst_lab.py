@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import streamlit as st
 
-from dashboard import charts, connection, frames, report
+from dashboard import alt, charts, connection, frames, report
 from dashboard.answers import LoadSnapshot
 from dashboard.burst import RATE_MAX, SECONDS_MAX, BurstError, Plan, Run, missing
 from dashboard.client import ApiError
@@ -133,9 +133,24 @@ def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float) -> None:
     queries = report.in_run(picture.queries, seconds)
     balance = report.in_run(frames.balance_over_time(picture.over_time), seconds)
     shown = (
-        ("outcomes", frames.outcome_areas(queries), charts.outcomes(x)),
-        ("latency", frames.latency_lines(queries), charts.latency(x)),
-        ("balance", balance, charts.balance(x)),
+        (
+            "outcomes",
+            frames.outcome_areas(queries),
+            charts.outcomes(x),
+            alt.series(queries, "queries per second", answered="answered", refused="refused"),
+        ),
+        (
+            "latency",
+            frames.latency_lines(queries),
+            charts.latency(x),
+            alt.series(queries, "milliseconds", p50="p50", p99="p99"),
+        ),
+        (
+            "balance",
+            balance,
+            charts.balance(x),
+            alt.series(balance, "times the mean", wanted="wanted", worked="worked"),
+        ),
     )
-    for name, frame, spec in shown:
-        st.vega_lite_chart(frame, {**spec, "height": 190}, key=f"burst_{name}", alt=spec["title"]["text"])
+    for name, frame, spec, told in shown:
+        st.vega_lite_chart(frame, {**spec, "height": 190}, key=f"burst_{name}", alt=f"{spec['title']['text']} {told}")

@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dashboard import charts, connection, frames, style
+from dashboard import alt, charts, connection, frames, style
 from dashboard.poller import STALE_AFTER_S, WINDOW_S, Board
 from dashboard.story import tell
 from dashboard.views.steer import steer
@@ -144,31 +144,81 @@ def _over_mean(load: pl.Series) -> float:
 def _first_screen(picture: frames.Picture) -> None:
     wanted, worked = st.columns(2)
     with wanted:
-        _chart(picture.over_time, charts.demand_heat(), 265, "heat_demand")
+        _chart(
+            picture.over_time, charts.demand_heat(), 265, "heat_demand", alt.heat(picture.over_time, "demand", "demand")
+        )
     with worked:
-        _chart(picture.over_time, charts.served_heat(), 265, "heat_served")
+        _chart(
+            picture.over_time,
+            charts.served_heat(),
+            265,
+            "heat_served",
+            alt.heat(picture.over_time, "served", "served load"),
+        )
     bars, flows, latency = st.columns([5, 4, 5])
     with bars:
-        _chart(picture.now, charts.load_bars(), 255, "bars")
+        _chart(picture.now, charts.load_bars(), 255, "bars", alt.bars(picture.now))
     with flows:
-        _chart(picture.ribbons, charts.flow_ribbons(), 255, "flows")
+        _chart(picture.ribbons, charts.flow_ribbons(), 255, "flows", alt.flows(picture.ribbons))
     with latency:
-        _chart(frames.latency_lines(picture.queries), charts.latency(), 255, "latency")
+        _chart(
+            frames.latency_lines(picture.queries),
+            charts.latency(),
+            255,
+            "latency",
+            alt.series(picture.queries, "milliseconds", p50="p50", p99="p99"),
+        )
 
 
 def _second_screen(picture: frames.Picture) -> None:
     left, middle, right = st.columns(3)
     with left:
-        _chart(frames.outcome_areas(picture.queries), charts.outcomes(), 220, "outcomes")
-        _chart(picture.queries, charts.quality(), 200, "quality")
+        _chart(
+            frames.outcome_areas(picture.queries),
+            charts.outcomes(),
+            220,
+            "outcomes",
+            alt.series(picture.queries, "queries per second", answered="answered", refused="refused"),
+        )
+        _chart(
+            picture.queries,
+            charts.quality(),
+            200,
+            "quality",
+            alt.series(picture.queries, "percent", score_kept="score kept"),
+        )
     with middle:
-        _chart(picture.queries, charts.pressure(), 220, "pressure")
-        _chart(picture.queries, charts.certified_gap(), 200, "gap")
+        _chart(picture.queries, charts.pressure(), 220, "pressure", alt.steps(picture.queries))
+        _chart(
+            picture.queries,
+            charts.certified_gap(),
+            200,
+            "gap",
+            alt.series(picture.queries, "percent", certified_gap="certified gap"),
+        )
     with right:
-        _chart(frames.balance_over_time(picture.over_time), charts.balance(), 220, "balance")
-        _chart(picture.over_time, charts.price_heat(), 200, "prices")
+        balance = frames.balance_over_time(picture.over_time)
+        _chart(
+            balance,
+            charts.balance(),
+            220,
+            "balance",
+            alt.series(balance, "times the mean", wanted="wanted", worked="worked"),
+        )
+        _chart(
+            picture.over_time,
+            charts.price_heat(),
+            200,
+            "prices",
+            alt.series(_dearest(picture.over_time), "score units", price="highest price"),
+        )
 
 
-def _chart(data: pl.DataFrame, spec: dict[str, Any], height: int, key: str) -> None:
-    """One chart that keeps its place: same key, same spec, other data."""
-    st.vega_lite_chart(data, {**spec, "height": height}, key=f"chart_{key}", alt=spec["title"]["text"])
+def _dearest(over_time: pl.DataFrame) -> pl.DataFrame:
+    return over_time.group_by("start").agg(pl.col("price").max())
+
+
+def _chart(data: pl.DataFrame, spec: dict[str, Any], height: int, key: str, told: str) -> None:
+    """One chart that keeps its place: same key, same spec, other data; `told` says in words what it shows."""
+    alt_text = f"{spec['title']['text']} {told}"
+    st.vega_lite_chart(data, {**spec, "height": height}, key=f"chart_{key}", alt=alt_text)
