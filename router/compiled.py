@@ -165,23 +165,23 @@ def hold(value_AT, prices_A, cut_T, held_AT, load_A, least_T):  # type: ignore[n
 
 
 @_compiled
-def _scan(value_LA, held_LA, a, cost_AA, mover_AA):  # type: ignore[no-untyped-def]
+def _scan(value_LA, held_AL, a, cost_AA, mover_AA):  # type: ignore[no-untyped-def]
     """For expert a and every other: the token that moves there at the least cost."""
     tokens, alive = value_LA.shape
     cost_AA[a, :] = np.inf
     mover_AA[a, :] = -1
     for t in range(tokens):
-        if held_LA[t, a]:
+        if held_AL[a, t]:
             for b in range(alive):
                 cost = value_LA[t, a] - value_LA[t, b]
-                if cost < cost_AA[a, b] and not held_LA[t, b]:
+                if cost < cost_AA[a, b] and not held_AL[b, t]:
                     cost_AA[a, b] = cost
                     mover_AA[a, b] = t
 
 
 @_compiled
 def settle(
-    value_AT: np.ndarray,
+    value_TA: np.ndarray,
     held_AT: np.ndarray,
     load_A: np.ndarray,
     slots_A: np.ndarray,
@@ -193,28 +193,22 @@ def settle(
     Only the tokens `token_L` move. Changes `held_AT` and `load_A`; returns the number of chains, at most `most`.
     A chain is a shortest path (Bellman-Ford) in the graph whose edge a -> b costs what its cheapest token loses.
     """
-    alive = value_AT.shape[0]
-    value_LA = np.empty((token_L.size, alive), value_AT.dtype)
-    held_LA = np.empty((token_L.size, alive), np.bool_)
-    for i in range(token_L.size):
-        for e in range(alive):
-            value_LA[i, e] = value_AT[e, token_L[i]]
-            held_LA[i, e] = held_AT[e, token_L[i]]
-    done = _settle(value_LA, held_LA, load_A, slots_A, most)
-    for i in range(token_L.size):
-        for e in range(alive):
-            held_AT[e, token_L[i]] = held_LA[i, e]
+    if token_L.size == value_TA.shape[0]:
+        return _settle(value_TA, held_AT, load_A, slots_A, most)
+    held_AL = held_AT[:, token_L]
+    done = _settle(value_TA[token_L], held_AL, load_A, slots_A, most)
+    held_AT[:, token_L] = held_AL
     return done
 
 
 @_compiled
-def _settle(value_LA, held_LA, load_A, slots_A, most):  # type: ignore[no-untyped-def]
+def _settle(value_LA, held_AL, load_A, slots_A, most):  # type: ignore[no-untyped-def]
     alive = value_LA.shape[1]
     cost_AA = np.full((alive, alive), np.inf, value_LA.dtype)
     mover_AA = np.full((alive, alive), -1)
     distance_A, parent_A = np.empty(alive), np.empty(alive, np.int64)
     for a in range(alive):
-        _scan(value_LA, held_LA, a, cost_AA, mover_AA)
+        _scan(value_LA, held_AL, a, cost_AA, mover_AA)
     for done in range(most):
         surplus = False
         for e in range(alive):
@@ -255,8 +249,8 @@ def _settle(value_LA, held_LA, load_A, slots_A, most):  # type: ignore[no-untype
         while parent_A[b] >= 0:
             a = parent_A[b]
             t = mover_AA[a, b]
-            held_LA[t, a] = False
-            held_LA[t, b] = True
+            held_AL[a, t] = False
+            held_AL[b, t] = True
             distance_A[b] = -np.inf  # has a new token: its row is stale
             b = a
         # Rows of every expert that a moved token holds offer other moves now.
@@ -264,28 +258,29 @@ def _settle(value_LA, held_LA, load_A, slots_A, most):  # type: ignore[no-untype
             stale = distance_A[e] == -np.inf
             for b in range(alive):
                 t = mover_AA[e, b]
-                stale |= t >= 0 and (not held_LA[t, e] or held_LA[t, b])
+                stale |= t >= 0 and (not held_AL[e, t] or held_AL[b, t])
             if stale:
-                _scan(value_LA, held_LA, e, cost_AA, mover_AA)
+                _scan(value_LA, held_AL, e, cost_AA, mover_AA)
     return most
 
 
 @_compiled
-def potentials(value_AT: np.ndarray, held_AT: np.ndarray, full_A: np.ndarray, prices_A: np.ndarray) -> None:
+def potentials(value_TA: np.ndarray, held_AT: np.ndarray, full_A: np.ndarray, prices_A: np.ndarray) -> None:
     """Prices at which every token would hold just what it holds, if there are such; changes `prices_A`.
 
     A token that holds a and not b asks for price_a - price_b <= value_a - value_b. Relaxing these inequalities from
     the present prices, with 0 for experts that are not full, is Bellman-Ford; where it settles the assignment is
     optimal and its dual value equals its score.
     """
-    alive, tokens = value_AT.shape
-    slack_AA = np.full((alive, alive), np.inf, value_AT.dtype)
+    tokens, alive = value_TA.shape
+    slack_AA = np.full((alive, alive), np.inf, value_TA.dtype)
     for a in range(alive):
         for t in range(tokens):
             if held_AT[a, t]:
                 for b in range(alive):
-                    if not held_AT[b, t]:
-                        slack_AA[a, b] = min(slack_AA[a, b], value_AT[a, t] - value_AT[b, t])
+                    slack = value_TA[t, a] - value_TA[t, b]
+                    if slack < slack_AA[a, b] and not held_AT[b, t]:
+                        slack_AA[a, b] = slack
     for a in range(alive):
         if not full_A[a]:
             prices_A[a] = 0.0
@@ -352,7 +347,7 @@ def prepare() -> None:
         sweep(value_AT, slots_A, 1, False, prices_A, cut_T, 2, 2, 1.2, 1.8, 0.0, 0.0, 0.0, 0.0)
         held_AT, load_A = np.empty((2, 8), np.bool_), np.empty(2, np.int64)
         hold(value_AT, np.array([0, 9], np.float32), cut_T, held_AT, load_A, least_T)
-        settle(value_AT, held_AT, load_A, slots_A, np.arange(8), 4)
-        potentials(value_AT, held_AT, load_A >= slots_A, prices_A)
+        settle(np.ascontiguousarray(value_AT.T), held_AT, load_A, slots_A, np.arange(8), 4)
+        potentials(np.ascontiguousarray(value_AT.T), held_AT, load_A >= slots_A, prices_A)
         list_held(held_AT, np.arange(2), np.empty((8, 2), np.int64))
         beside_wishes(np.zeros((8, 1), np.int64), np.ones((8, 1), np.int64), np.zeros((8, 1), np.bool_))

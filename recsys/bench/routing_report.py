@@ -17,6 +17,7 @@ from recsys.bench.routing_plots import plot_flows, plot_score_kept, plot_stream
 from recsys.bench.routing_time import SHAPES, measure_times
 from router.gates import TopicGates
 
+ROUNDING = 1e-6  # of sums of float32 scores
 COLUMNS = (
     ("max_over_mean_before", "max/mean before", "{:.2f}"),
     ("max_over_mean_after", "after", "{:.2f}"),
@@ -50,6 +51,7 @@ def run_and_report(options: RoutingBench, out: Path, images: Path, *, console: C
     for table in policy_tables(rows):
         console.print(table)
     console.print(time_table(times))
+    console.print(promise_table(rows, times))
     console.print("  ".join(f"{name} {value}" for name, value in machine().items()), style="dim", highlight=False)
     return rows
 
@@ -86,6 +88,33 @@ def time_table(times: Sequence[Row]) -> Table:
             f"{row['share_of_experts']:.1%}",
         )
     return table
+
+
+def promise_table(rows: Sequence[Row], times: Sequence[Row]) -> Table:
+    """What `price` promises, and the worst that was seen."""
+    priced = [row for row in rows if row["policy"] == "price"]
+    tight = [row for row in priced if row["capacity_factor"] == 1.0]
+    first = [row for row in tight if row["moment"] == "burst, first batch"]
+    shares = [float(row["share_of_layer"]) for row in times if row["policy"] == "price"]
+    understated = max(float(row["excess_regret"]) - float(row["certified_gap"]) for row in priced)
+    table = Table(title="price: promise and worst seen")
+    for name in ("", "worst", "target", ""):
+        table.add_column(name)
+    for label, worst, limit, form in (
+        ("slots over capacity", _worst(priced, "over_capacity_share"), 0.0, "{:.2%}"),
+        ("slots dropped", _worst(priced, "dropped_share"), 0.0, "{:.2%}"),
+        ("excess regret, capacity factor 1.0", _worst(tight, "excess_regret"), 0.001, "{:.4%}"),
+        ("certified gap", _worst(priced, "certified_gap"), 0.002, "{:.4%}"),
+        ("true gap above the certified one", max(0.0, understated - ROUNDING), 0.0, "{:.1e}"),
+        ("max/mean before repair, first batch of a burst", _worst(first, "max_over_mean_before"), 1.1, "{:.3f}"),
+        ("time over that of the MoE layer", max(shares), 0.1, "{:.1%}"),
+    ):
+        table.add_row(label, form.format(worst), form.format(limit), "met" if worst <= limit else "missed")
+    return table
+
+
+def _worst(rows: Sequence[Row], name: str) -> float:
+    return max(float(row[name]) for row in rows)
 
 
 def _shown(value: float, form: str) -> str:

@@ -48,7 +48,8 @@ FULL_STEPS = (1.2, 1.8)
 OVERFLOW_SHARE = 0.004  # slots over capacity at which moving them one by one is cheaper than another sweep
 IDLE_SHARE = 0.001  # score that priced but unused room may cost
 CHAIN_SHARE = 0.08  # slots over capacity up to which chains of moves are worth their time
-CHAIN_SHARE_COMPILED = 0.6  # beyond CHAIN_SHARE every token may move
+CHAIN_SHARE_COMPILED = 0.6
+FEW_SHARE = 0.01  # slots over capacity up to which the nearly indifferent tokens are enough; else every one may move
 CERTAIN_ENOUGH = 0.001  # certified gap above which prices are fitted to the assignment for a better certificate
 CHAIN_OFFERS = 512
 CHAIN_ROUNDS = 48
@@ -212,9 +213,10 @@ def _place_compiled(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Te
     compiled.hold(value_AT, prices_A.numpy(), cut_T.numpy(), held_AT.numpy(), load_A.numpy(), least_T.numpy())
     over = _over_share(market, load_A, slots_A)
     if not market.short and over <= CHAIN_SHARE_COMPILED:
+        value_TA = market.value_TA.contiguous().numpy()
         chains = int(max(over, CHAIN_SHARE) * least_T.numel() * market.k) + 8
-        movers_L = _nearly_indifferent(least_T) if over <= CHAIN_SHARE else torch.arange(least_T.numel())
-        compiled.settle(value_AT, held_AT.numpy(), load_A.numpy(), slots_A.numpy(), movers_L.numpy(), chains)
+        movers_L = _nearly_indifferent(least_T) if over <= FEW_SHARE else torch.arange(least_T.numel())
+        compiled.settle(value_TA, held_AT.numpy(), load_A.numpy(), slots_A.numpy(), movers_L.numpy(), chains)
     return held_AT, load_A
 
 
@@ -272,25 +274,24 @@ class Price:
             kept = float((choice_TE.gather(1, ids_TK.clamp_min(0)) * (ids_TK >= 0)).sum(dtype=torch.float64))
             gap = max(0.0, (bound - kept) / bound) if bound > 0 else 0.0
             if gap > CERTAIN_ENOUGH and not market.short and _compiled_serves(held_AT):
-                bound = min(bound, fit_prices(market, held_AT, prices_E, alive_A))
-                gap = max(0.0, (bound - kept) / bound)
+                fitted_A, fitted = fit_prices(market, held_AT, prices_A)
+                if fitted < bound:
+                    prices_E[alive_A], gap = fitted_A, max(0.0, (fitted - kept) / fitted)
         plan = make_plan(
             scores_TE, choice_TE, ids_TK, capacity_E, wishes_TK=wishes_TK, prices_E=prices_E, certified_gap=gap
         )
         return plan, next_state(state, plan)
 
 
-def fit_prices(market: Market, held_AT: Tensor, prices_E: Tensor, alive_A: Tensor) -> float:
-    """Change prices to those at which tokens would hold what they hold, as far as there are any; the dual value there.
+def fit_prices(market: Market, held_AT: Tensor, prices_A: Tensor) -> tuple[Tensor, float]:
+    """Prices at which tokens would hold what they hold, as far as there are any, and the dual value there.
 
-    After many chains the sweeps' prices say little about the assignment; these are what the next batch starts from.
+    After many chains the prices of the sweeps say little about the assignment.
     """
-    prices_A, slots_A = prices_E[alive_A], torch.tensor(market.slots_A)
-    compiled.potentials(
-        market.value_AT.numpy(), held_AT.numpy(), (held_AT.sum(dim=1) >= slots_A).numpy(), prices_A.numpy()
-    )
-    prices_E[alive_A] = prices_A
-    return market.cut_off(prices_A)[1]
+    fitted_A, slots_A = prices_A.clone(), torch.tensor(market.slots_A)
+    full_A = held_AT.sum(dim=1) >= slots_A
+    compiled.potentials(market.value_TA.contiguous().numpy(), held_AT.numpy(), full_A.numpy(), fitted_A.numpy())
+    return fitted_A, market.cut_off(fitted_A)[1]
 
 
 def held_to_ids(held_AT: Tensor, k: int, alive_A: Tensor) -> Tensor:
