@@ -17,7 +17,7 @@ Spec = dict[str, Any]
 
 WANTED = "#E69F00"  # amber: what queries wish for
 WORKED = "#4A90D9"  # blue: what experts do
-LIMIT = "#7D8590"  # grey: capacity, and text beside marks; reads on light and on dark
+LIMIT = "#737B86"  # grey: capacity, and text beside marks; reads on light and on dark
 BAD = "#D1495B"
 HEAT_MAX = 4.0  # × mean at which the colour scale ends
 STEP_COLOURS = ["#9AA5B1", "#4A90D9", "#E69F00", "#D1495B"]

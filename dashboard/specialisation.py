@@ -74,7 +74,7 @@ def by_expert(used: pl.DataFrame, layer: int) -> pl.DataFrame:
         .filter(pl.col("lift") >= LIKELY)
         .sort("lift", descending=True)
         .group_by("expert", maintain_order=True)
-        .agg((pl.col("category") + " " + pl.col("lift").round(1).cast(pl.String) + "×").head(4).alias("names"))
+        .agg((pl.col("category") + " " + pl.col("lift").round(1).cast(pl.String) + "×").head(3).alias("names"))
         .select("expert", pl.col("names").list.join(", ").alias("categories"))
     )
     return (

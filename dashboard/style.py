@@ -23,12 +23,12 @@ _CSS = """
 .story p { margin: 0; flex-basis: 100%; opacity: 0.85; }
 .story .bad { color: #D1495B; }
 .ladder { display: inline-flex; flex-wrap: wrap; gap: 0.25rem; font-size: 0.8rem; }
-.ladder span { padding: 0.1rem 0.6rem; border-radius: 1rem; border: 1px solid rgba(128, 128, 128, 0.45); opacity: 0.6; }
+.ladder span { padding: 0.1rem 0.6rem; border-radius: 1rem; border: 1px solid rgba(128, 128, 128, 0.45); opacity: 0.8; }
 .ladder span.now { color: #10151c; font-weight: 650; border-color: transparent; opacity: 1; }
 .item { display: flex; flex-wrap: wrap; align-items: baseline; gap: 0.1rem 0.6rem; }
-.item .rank { font-variant-numeric: tabular-nums; opacity: 0.6; min-width: 1.5rem; }
+.item .rank { font-variant-numeric: tabular-nums; opacity: 0.8; min-width: 1.5rem; }
 .item .title { font-weight: 600; }
-.item .small { font-size: 0.82rem; opacity: 0.75; }
+.item .small { font-size: 0.82rem; opacity: 0.8; }
 .move { font-size: 0.75rem; font-weight: 650; padding: 0 0.45rem; border-radius: 0.7rem; color: #10151c; }
 .move.new { background: #7cc7a1; } .move.up { background: #9cc5f0; } .move.down { background: #f0cf8e; }
 .move.gone { background: #e8b4ba; }
@@ -41,11 +41,15 @@ _CSS = """
 }
 </style>
 """
+# Streamlit writes white on the primary colour, which is light in the dark theme.
+_DARK = "<style>[data-testid^=stBaseButton-primary] { color: #10151c !important; }</style>"
 
 
 def apply() -> None:
     """Add the board's style sheet to the page."""
     st.html(_CSS)
+    if st.context.theme.type == "dark":
+        st.html(_DARK)
 
 
 def story(title: str, text: str, *, step: str = "", bad: bool = False) -> None:

@@ -22,7 +22,7 @@ ABOUT = (
 
 def page() -> None:
     """Draw the page."""
-    head, again = st.columns([5, 1], vertical_alignment="bottom")
+    head, again = st.columns([7, 1], vertical_alignment="bottom")
     head.markdown("### What has each expert specialised in?")
     if again.button("Ask again", icon=":material/refresh:", key="experts_again"):
         _sample.clear()
@@ -45,7 +45,7 @@ def page() -> None:
         with tab:
             heat = specialisation.by_category(used, layer)
             table = specialisation.by_expert(used, layer)
-            left, right = st.columns([3, 2], gap="large")
+            left, right = st.columns([5, 4], gap="large")
             with left:
                 spec = charts.specialisation_heat()
                 height = 70 + 22 * heat["category"].n_unique()

@@ -159,7 +159,14 @@ def test_phone_and_dark(browser: Browser, board: str, served: Any) -> None:
     page.locator(CHARTS).first.wait_for(timeout=LONG_MS)
     assert _overflow(page) <= 0
     _keep(page, "phone_live")
-    for path, ready in (("recommend", ".item .title"), ("system", "[data-testid=stDataFrame]")):
+    pages = (
+        ("recommend", ".item .title"),
+        ("compare", ".items .item"),
+        ("experts", CHARTS),
+        ("burst", "[data-testid=stAlert]"),
+        ("system", "[data-testid=stDataFrame]"),
+    )
+    for path, ready in pages:
         page.goto(f"{board}/{path}")
         page.locator(ready).first.wait_for(timeout=LONG_MS)
         assert _overflow(page) <= 0, path
