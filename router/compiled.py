@@ -98,7 +98,8 @@ def sweep(
     idle_share: float,
     width: float,
 ) -> tuple[float, float]:
-    """Up to `sweeps` over-relaxed quantile steps, up to `most` while more than `hard` slots are over capacity.
+    """Up to `sweeps` over-relaxed quantile steps, up to `most` while more than `hard` slots are over capacity
+    or idle room costs more than twice `idle_share`.
 
     Changes `prices_A` to the new prices and `cut_T` to the cut-offs at these prices. Stops early when at most
     `enough` slots are over capacity and idle room costs at most `idle_share` of the score. `width` is how far a
@@ -129,7 +130,7 @@ def sweep(
             over += max(load - slots_A[e], 0)
             idle += max(slots_A[e] - load, 0) * price
         bound = min(bound, dual)
-        if turn == most or (turn >= sweeps and over <= hard):
+        if turn == most or (turn >= sweeps and over <= hard and idle <= 2 * idle_share * dual):
             break
         if turn > 0 and over <= enough and idle <= idle_share * dual:
             break

@@ -6,7 +6,7 @@ import asyncio
 import csv
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,12 +106,13 @@ def burst(
     console, wanted = Console(stderr=True), tuple(policies.split(","))
     options = BurstOptions.quick(wanted) if quick else BurstOptions(policies=wanted)
     options = replace(options, repeats=repeats)
-    with _stack(model, console) as on, _stack(model, console, RECSYS_ENGINE__LADDER="false") as off:
-        for stack in (on, off):
-            publish_catalogue(Dataset.load(world), stack.settings(), console=console)
-            stack.wait_ready()
-        questions = Questions.of(world, options.seed)
-        saturation, trials = asyncio.run(run_burst({"on": on, "off": off}, questions, options, console))
+    questions, stacks = Questions.of(world, options.seed), {}
+    with ExitStack() as running:
+        for ladder in ("on", "off"):  # one after the other, or both would find the same port free
+            stacks[ladder] = running.enter_context(_stack(model, console, RECSYS_ENGINE__LADDER=ladder))
+            publish_catalogue(Dataset.load(world), stacks[ladder].settings(), console=console)
+            stacks[ladder].wait_ready()
+        saturation, trials = asyncio.run(run_burst(stacks, questions, options, console))
     report("burst", rows_of(trials, saturation, options), out)
     plot_burst(trials, saturation, options, images / "burst.png")
 

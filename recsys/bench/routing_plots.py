@@ -58,7 +58,7 @@ def plot_score_kept(rows: Sequence[Row], out: Path, *, gates: str = "generated")
                 axis.set_ylabel("score kept, % of top-k")
             if i == len(MOMENTS) - 1:
                 axis.set_xlabel("capacity factor")
-    _finish(figure, axes, out, "Gate score kept under hard capacities", columns=min(3, len(sizes)))
+    _finish(figure, axes, out, "Gate score kept under hard capacities", columns=3 if len(sizes) > 1 else 2)
 
 
 def plot_stream(rows: Sequence[Row], options: RoutingBench, out: Path, *, title: str) -> None:
