@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from recsys.api import hot, limits, metrics, problems
+from recsys.api.congestion import Congestion
 from recsys.api.deps import Resources
 from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
@@ -44,6 +45,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         engine = EnginePool(
             config.engine.endpoints, in_flight_max=config.api.in_flight_max, retries=measured.engine_retries
         )
+        congestion = Congestion(2 * config.engine.batch_max * len(config.engine.endpoints))
         producer = EventProducer(redis, keys, group=config.events.group, backlog_max=config.events.backlog_max)
         impressions = ImpressionWriter(
             producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped
@@ -60,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         telemetry = TelemetryReader(redis, keys)
         load_stream = LoadStream(telemetry, listeners_max=config.api.streams_max)
         await engine.start()
+        congestion.start()
         impressions.start()
         fallback.start()
         load_stream.start()
@@ -68,6 +71,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             keys=keys,
             redis=redis,
             engine=engine,
+            congestion=congestion,
             producer=producer,
             impressions=impressions,
             items=item_cache,
@@ -85,6 +89,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await fallback.close()
             await impressions.close()
             await engine.close()
+            await congestion.close()
             await redis.aclose()
 
     app = FastAPI(title="recsys-moe", version="1", description=DESCRIPTION, lifespan=lifespan)

@@ -11,6 +11,7 @@ from fastapi import Depends, Header, Request
 from redis.asyncio import Redis
 from starlette.exceptions import HTTPException
 
+from recsys.api.congestion import Congestion
 from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
@@ -33,6 +34,7 @@ class Resources:
     keys: Keys
     redis: Redis
     engine: EnginePool
+    congestion: Congestion
     producer: EventProducer
     impressions: ImpressionWriter
     items: ItemCache

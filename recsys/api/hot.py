@@ -15,7 +15,7 @@ from recsys.api.deps import Resources
 from recsys.api.problems import answer_to
 from recsys.api.query import decode_query
 from recsys.api.recommend import recommend
-from recsys.errors import RecsysError
+from recsys.errors import InputError, OverloadedError, RecsysError
 
 PATH = "/v1/recommendations"
 
@@ -41,26 +41,45 @@ class HotRecommendations:
         if not headers.get(b"content-type", b"").startswith(b"application/json"):
             await self._app(scope, receive, send)
             return
+        res = self._resources()
+        budget_s = _budget_s(headers.get(b"x-deadline-ms"), res)
+        if budget_s is not None and not res.congestion.admits(budget_s):
+            scope["route"] = _Route
+            wait_s = res.congestion.wait_s
+            refusal = OverloadedError(f"expected wait {wait_s * 1e3:.0f} ms", retry_after_s=max(0.05, wait_s))
+            await answer_to(refusal)(scope, receive, send)
+            return
+        with res.congestion.request():
+            await self._answer(scope, receive, send, headers.get(b"x-deadline-ms"), res)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, deadline: bytes | None, res: Resources) -> None:
         messages, body = await _read(receive)
         query = decode_query(body) if messages[-1]["type"] == "http.request" else None
         if query is None:
             await self._app(scope, _again(messages, receive), send)
             return
         scope["route"] = _Route
-        res = self._resources()
-        config = res.settings.api
-        deadline = headers.get(b"x-deadline-ms")
         try:
-            budget_s = limits.deadline_s(
-                None if deadline is None else deadline.decode("latin-1"),
-                default_ms=config.deadline_ms,
-                most_ms=config.deadline_ms_max,
-            )
+            budget_s = _deadline_s(deadline, res)
             answer = await recommend(query, budget_s, res)
         except RecsysError as error:
             await answer_to(error)(scope, receive, send)
             return
         await _send_json(send, answer)
+
+
+def _deadline_s(header: bytes | None, res: Resources) -> float:
+    config = res.settings.api
+    text = None if header is None else header.decode("latin-1")
+    return limits.deadline_s(text, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
+
+
+def _budget_s(header: bytes | None, res: Resources) -> float | None:
+    """Time for the answer, or None if the header is wrong, which is told only after the body was found to be right."""
+    try:
+        return _deadline_s(header, res)
+    except InputError:
+        return None
 
 
 async def _read(receive: Receive) -> tuple[list[Message], bytes]:

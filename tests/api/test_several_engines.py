@@ -136,12 +136,12 @@ def test_killing_one_of_two_engines_under_load_costs_no_answer(
         def engines_ready(count: int) -> bool:
             return f"recsys_api_engines_ready {count:.1f}" in httpx.get(f"{two.base}/metrics").text
 
-        eventually(lambda: engines_ready(2), what="two engines")
+        eventually(lambda: engines_ready(2), within_s=60, what="two engines")
         answers = asyncio.run(_ask(two.base, 400, lambda: two.kill("engine"), at=100))
         assert Counter(answers) == {(200, None): 400}
         eventually(lambda: engines_ready(1), what="one engine")
         two.start("engine")
-        eventually(lambda: engines_ready(2), what="the engine back")
+        eventually(lambda: engines_ready(2), within_s=60, what="the engine back")
         two.kill("engine-2")
         assert set(asyncio.run(_ask(two.base, 50, lambda: None, at=1))) == {(200, None)}
 
