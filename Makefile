@@ -1,13 +1,15 @@
 # The five commands of this project. `make demo` and `make test` need Python >= 3.11 and make, nothing else.
 PYTHON ?= python3
 VENV := .venv
+# Engine processes of the demo.
+ENGINES ?= 1
 BIN := $(VENV)/bin
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test check bench format clean
 
 demo: $(VENV)/.installed-all  ## everything on this machine: service, board, traffic; Ctrl-C ends it
-	@$(BIN)/recsys demo
+	@$(BIN)/recsys demo --engines $(ENGINES)
 
 test: check  ## every test that this machine can run
 	$(BIN)/python -m pytest
