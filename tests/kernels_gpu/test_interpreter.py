@@ -1,6 +1,6 @@
 """The cases of the Triton kernels in Triton's interpreter: a process of their own, for a switch is read at import.
 
-Where a CUDA device is at hand pytest runs the same cases on it directly.
+Where a CUDA device is at hand the same cases run on it as well.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 import pytest
+import torch
 
 pytest.importorskip("triton", reason="triton is not installed here")
 
@@ -34,6 +35,14 @@ def test_cases_in_the_interpreter(report: ElementTree.Element, file: str) -> Non
     assert cases
     failed = {case.get("name"): part.text for case in cases for part in case if part.tag in ("failure", "error")}
     assert not failed, "\n\n".join(f"{name}\n{text}" for name, text in failed.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cases_on_the_device() -> None:
+    command = [sys.executable, "-m", "pytest", str(CASES), f"--confcutdir={CASES}", "-q"]
+    run = subprocess.run(command, env=os.environ | {"KERNELS_ON_GPU": "1"}, cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout + run.stderr
 
 
 def test_dry_run_of_the_gpu_run(tmp_path: Path) -> None:

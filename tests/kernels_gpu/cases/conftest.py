@@ -1,4 +1,7 @@
-"""What the cases of the kernels share. They run in the interpreter (TRITON_INTERPRET=1) or on a GPU, else not."""
+"""What the cases of the kernels share.
+
+They run in a process of their own, in the interpreter (TRITON_INTERPRET=1) or on a GPU (KERNELS_ON_GPU=1).
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,12 @@ from torch import Tensor
 from kernels import ops, reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-collect_ignore_glob = [] if INTERPRETED or torch.cuda.is_available() else ["test_*.py"]
-# On a GPU every new shape is a compilation, in the interpreter every case costs a tenth of a second.
-settings.register_profile("kernels", max_examples=15 if INTERPRETED else 5, deadline=None, derandomize=True)
-settings.load_profile("kernels")
+OWN_PROCESS = INTERPRETED or os.environ.get("KERNELS_ON_GPU") == "1"
+collect_ignore_glob = [] if OWN_PROCESS else ["test_*.py"]
+if OWN_PROCESS:
+    # On a GPU every new shape is a compilation, in the interpreter every case costs a tenth of a second.
+    settings.register_profile("kernels", max_examples=15 if INTERPRETED else 5, deadline=None, derandomize=True)
+    settings.load_profile("kernels")
 
 
 @pytest.fixture(scope="session")
