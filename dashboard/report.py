@@ -33,12 +33,14 @@ def phase_table(summary: dict[str, Any]) -> pl.DataFrame:
     """What clients met, one row per figure, one column per phase."""
     phases = summary.get("phases", {})
     columns: dict[str, list[str]] = {"": [label for label, _, _ in ROWS]}
-    columns[""] += ["p50, ms since due", "p99, ms since due", "steps of the ladder, answers"]
+    columns[""] += ["p50, ms since due", "p99, ms since due", "answers at a step above calm"]
     for name, counts in phases.items():
         cells = [f"{counts.get(key) or 0:,.{digits}f}" for _, key, digits in ROWS]
         times = counts.get("response_ms") or {}
         cells += [f"{times[q]:,.1f}" if times.get(q) is not None else "–" for q in ("p50", "p99")]
-        cells.append(", ".join(f"{step} {n}" for step, n in (counts.get("steps") or {}).items()) or "–")
+        cells.append(
+            ", ".join(f"{step} {n}" for step, n in (counts.get("steps") or {}).items() if step != "calm") or "–"
+        )
         columns[PHASES.get(name, name)] = cells
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
@@ -90,6 +92,7 @@ def html(run: Run) -> str:
                 [("wanted", charts.WANTED), ("worked", charts.WORKED)],
             ),
         ]
+        parts.append("<p><small>The pictures show all that the engines did, other traffic included.</small></p>")
     title = "Load run"
     return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>' + (
         "<body>" + "".join(parts) + "</body></html>"
@@ -122,8 +125,9 @@ def _svg(title: str, unit: str, frame: pl.DataFrame, series: Sequence[tuple[str,
         marks.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{at:.1f}" y2="{at:.1f}" stroke="#d5dae0"/>')
         marks.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end" font-size="11">{label}</text>')
         second = share * last
+        anchor = {0.0: "start", 1.0: "end"}.get(share, "middle")
         marks.append(
-            f'<text x="{x(second):.1f}" y="{HEIGHT - 4}" text-anchor="middle" font-size="11">{second:.0f} s</text>'
+            f'<text x="{x(second):.1f}" y="{HEIGHT - 4}" text-anchor="{anchor}" font-size="11">{second:.0f} s</text>'
         )
     for name, colour in series:
         points = " ".join(f"{x(s):.1f},{y(v):.1f}" for s, v in zip(xs, frame[name], strict=True) if v is not None)

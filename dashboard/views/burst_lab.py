@@ -43,7 +43,6 @@ def _form() -> None:
         values["category"] = "" if picked == ANY else picked
     else:
         values["around_s"] = st.slider("Length, s", 5, int(SECONDS_MAX), 30, key="burst_length")
-    run = connection.lab().run()
     try:
         plan = Plan(shape=shape, rate=rate, **values)  # type: ignore[arg-type]
         st.caption(f"{plan.peak:g} requests/s at the peak (at most {RATE_MAX:g}), {plan.seconds:g} s in all.")
@@ -53,8 +52,6 @@ def _form() -> None:
             st.rerun()
     except BurstError as error:
         st.error(str(error))
-    if run is not None and run.going_on:
-        st.caption("A run goes on; one at a time, whoever started it.")
 
 
 def _categories() -> list[str]:
@@ -88,6 +85,7 @@ def _progress(run: Run) -> None:
     told = f"**{phase}**, {rate:g} requests/s offered" if phase != "ending" else "**ending**: the last answers come in"
     st.progress(min(1.0, elapsed / run.plan.seconds), f"{told} · {elapsed:.0f} of {run.plan.seconds:.0f} s")
     st.button("Stop", icon=":material/stop:", key="burst_stop", on_click=connection.lab().stop)
+    st.caption("One run at a time, whoever of the viewers started it.")
     board = connection.poller().look()
     if board.error is not None:
         st.error(f"**Disconnected.** {board.error}.", icon=":material/cloud_off:")
@@ -152,5 +150,6 @@ def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float) -> None:
             alt.series(balance, "times the mean", wanted="wanted", worked="worked"),
         ),
     )
+    st.caption("The pictures show all that the engines did in that time, other traffic included.")
     for name, frame, spec, told in shown:
         st.vega_lite_chart(frame, {**spec, "height": 190}, key=f"burst_{name}", alt=f"{spec['title']['text']} {told}")

@@ -294,7 +294,7 @@ def test_a_burst_from_start_to_report(served: Any, monkeypatch: pytest.MonkeyPat
     page.slider(key="burst_rate").set_value(5).run()
     page.slider(key="burst_length").set_value(60).run()
     page.button(key="burst_start").click().run()
-    assert "one at a time" in shown(page)
+    assert "One run at a time" in shown(page)
     page.button(key="burst_stop").click().run()
     deadline = time.monotonic() + 20
     while not page.dataframe and "No result" not in shown(page):
