@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from router import compiled
+from router.gates import TopicGates
 from router.oracle import exact_optimum
 from router.policies import get
 from router.shapes import RouterState, RoutingPlan
@@ -137,3 +138,16 @@ def test_many_alike_tokens_of_few_requests_are_settled_exactly(requests: int, sp
     best = exact_optimum(scores_TE, capacity_E, 2)
     assert (best - kept(scores_TE, plan)) / best <= 0.001
     assert (best - kept(scores_TE, plan)) / best - 1e-6 <= float(plan.certified_gap) <= 0.002
+
+
+@pytest.mark.parametrize("experts", [16, 64])
+@pytest.mark.parametrize("factor", [1.1, 1.5])
+def test_a_hot_topic_that_moves_leaves_no_priced_room_idle(experts: int, factor: float) -> None:
+    if not compiled.available:
+        pytest.skip("the margins below are those of the compiled form")
+    gates, capacity_E = TopicGates(experts), torch.full((experts,), round(8192 * factor / experts))
+    state = RouterState.initial(experts)
+    for batch, topic in enumerate([None, None, 0, 0, 1, 1, 2]):
+        plan, state = get("price").route(gates.draw(4096, seed=batch, hot_topic=topic), capacity_E, 2, state)
+        assert float(plan.certified_gap) <= 0.002
+        assert (plan.load_E <= capacity_E).all()
