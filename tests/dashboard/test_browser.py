@@ -127,6 +127,7 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     page.get_by_role("link", name="Recommend").click()
     titles = page.locator(".item .title")
     expect(titles).to_have_count(10, timeout=LONG_MS)
+    page.locator("[data-testid=stApp][data-test-script-state=notRunning]").wait_for(timeout=LONG_MS)
     liked = titles.first.inner_text()
     page.get_by_role("button", name="Like").first.click()
     expect(page.get_by_text("The list below knows it")).to_be_visible(timeout=LONG_MS)
