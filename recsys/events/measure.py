@@ -5,8 +5,8 @@ Uses the Redis of the settings under a prefix of its own, which is emptied befor
 
 from __future__ import annotations
 
-import multiprocessing
 import random
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -19,14 +19,23 @@ from rich.console import Console
 from rich.progress import track
 
 from recsys.config import EventSettings, Settings
+from recsys.errors import UnavailableError
 from recsys.events.producer import BulkProducer
 from recsys.events.schema import KINDS
-from recsys.events.worker import run_worker
 from recsys.state.client import writer
 from recsys.state.keys import Keys
 
 PREFIX = "recsys-measure:"
 USERS, ITEMS = 1_000, 10_000
+STALL_S = 60
+
+_WORKER = """
+import sys
+from recsys.config import Settings
+from recsys.events.worker import run_worker
+
+run_worker(Settings.model_validate_json(sys.argv[1]))
+"""
 
 
 def memory(settings: Settings, client: redis.Redis, console: Console) -> str:
@@ -106,14 +115,11 @@ def _interaction(user_id: str, item_id: str, kind: str) -> dict[Any, Any]:
 
 @contextmanager
 def _worker(settings: Settings) -> Iterator[None]:
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=run_worker, args=(settings,), daemon=True)
-    process.start()
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.join()
+    with subprocess.Popen([sys.executable, "-c", _WORKER, settings.model_dump_json()]) as process:
+        try:
+            yield
+        finally:
+            process.terminate()
 
 
 def _applied(client: redis.Redis) -> int:
@@ -121,7 +127,10 @@ def _applied(client: redis.Redis) -> int:
 
 
 def _until_applied(client: redis.Redis, n: int) -> None:
-    while _applied(client) < n:
+    deadline = time.monotonic() + STALL_S
+    while (applied := _applied(client)) < n:
+        if time.monotonic() > deadline:
+            raise UnavailableError(f"{applied} of {n} events applied after {STALL_S} s: does the worker run?")
         time.sleep(0.005)
 
 
