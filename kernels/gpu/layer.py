@@ -34,6 +34,23 @@ def apply(x_TD: Tensor, plan: Plan, w_up_ED2H: Tensor, w_down_EHD: Tensor) -> Te
     return combine(y_SD, plan.slot_TK, plan.gates_TK)
 
 
+def _check(x_TD: Tensor, gate_DE: Tensor, w_up_ED2H: Tensor, w_down_EHD: Tensor, k: int) -> None:
+    """Kernels read by address: what does not fit together must be found here."""
+    experts, hidden, width = w_down_EHD.shape
+    wanted = {"x": (x_TD.shape[0], width), "gate": (width, experts), "w_up": (experts, width, 2 * hidden)}
+    for (name, shape), tensor in zip(wanted.items(), (x_TD, gate_DE, w_up_ED2H), strict=True):
+        if tensor.shape != shape or tensor.dtype != w_down_EHD.dtype or tensor.device != w_down_EHD.device:
+            raise ValueError(
+                f"{name} {tuple(tensor.shape)}, {tensor.dtype} on {tensor.device}, must be {shape}, {w_down_EHD.dtype} "
+                f"on {w_down_EHD.device} to fit w_down {tuple(w_down_EHD.shape)}"
+            )
+    for name, tensor in (("x", x_TD), ("gate", gate_DE), ("w_up", w_up_ED2H), ("w_down", w_down_EHD)):
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} must be contiguous, its strides are {tensor.stride()}")
+    if not 1 <= k <= experts:
+        raise ValueError(f"k must be in 1..{experts} (the number of experts), not {k}")
+
+
 def moe(
     x_TD: Tensor,
     gate_DE: Tensor,
@@ -51,7 +68,13 @@ def moe(
         bias_E, prices_E: float32; a price of inf takes an expert out of the choice.
         capacity: slots per expert; later tokens lose theirs, and the gates of what a token keeps sum to 1 again.
             None: no limit.
+
+    Raises:
+        ValueError: tensors that do not fit together, `k` outside 1..E, or a negative capacity.
     """
+    _check(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k)
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
     (tokens, width), (count, hidden, _) = x_TD.shape, w_down_EHD.shape
     if capacity is None and tiles.prefers_tiny(tokens, width, hidden, count):
         return tiny(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k, bias_E=bias_E, prices_E=prices_E)
@@ -78,7 +101,15 @@ def balanced(
         capacity_E: slots per expert, any integer type; 0 = dead.
         start_E: where the prices start (those of the last batch, say); default 0.
         sweeps: of `kernels.gpu.prices`; more come closer to the optimum.
+
+    Raises:
+        ValueError: tensors that do not fit together, or `k` outside 1..E.
     """
+    _check(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k)
+    if capacity_E.shape != w_down_EHD.shape[:1]:
+        raise ValueError(
+            f"capacity_E {tuple(capacity_E.shape)} must have one number for each of {len(w_down_EHD)} experts"
+        )
     routes = route(x_TD, gate_DE, k, bias_E=bias_E, keep_scores=True)
     scores_TE = routes.scores_TE
     assert scores_TE is not None

@@ -124,6 +124,23 @@ def test_a_captured_graph_replays_with_other_routing(problem: Callable, form: st
     assert not torch.equal(result, expected)
 
 
+def test_what_does_not_fit_is_named(problem: Callable) -> None:
+    case = problem(4, 16, 8, 3, 1)
+    x_TD, gate_DE, w_up, w_down = case.x_TD, case.gate_DE, case.w_up, case.w_down
+    with pytest.raises(ValueError, match=r"k must be in 1\.\.3 .* not 4"):
+        layer.moe(x_TD, gate_DE, w_up, w_down, 4)
+    with pytest.raises(ValueError, match="capacity must be >= 0"):
+        layer.moe(x_TD, gate_DE, w_up, w_down, 1, capacity=-1)
+    with pytest.raises(ValueError, match=r"gate \(16, 2\)"):
+        layer.moe(x_TD, gate_DE[:, :2].contiguous(), w_up, w_down, 1)
+    with pytest.raises(ValueError, match=r"x .*bfloat16"):
+        layer.moe(x_TD.bfloat16(), gate_DE, w_up, w_down, 1)
+    with pytest.raises(ValueError, match="w_up must be contiguous"):
+        layer.moe(x_TD, gate_DE, w_up.transpose(1, 2).contiguous().transpose(1, 2), w_down, 1)
+    with pytest.raises(ValueError, match=r"capacity_E \(2,\)"):
+        layer.balanced(x_TD, gate_DE, w_up, w_down, 1, torch.ones(2, dtype=torch.int64, device=x_TD.device))
+
+
 @pytest.mark.parametrize("tokens", [1, 2])
 def test_single_tokens(problem: Callable, tokens: int) -> None:
     case = problem(tokens, 16, 16, 4, 2)

@@ -105,3 +105,12 @@ def test_equal_scores(device: str) -> None:
     prices_E, _, bound = solve(torch.full((64, 4), 0.25, device=device), torch.full((4,), 16, device=device), 1)
     assert torch.isfinite(prices_E).all()
     assert float(bound) == pytest.approx(16.0, rel=1e-5)
+
+
+def test_a_bias_counts_as_score(device: str) -> None:
+    scores_TE, bias_E = scores(96, 4, seed=5, skew=0.3).to(device), torch.tensor([0.0, 0.3, 0.1, 0.2], device=device)
+    capacity_E = torch.full((4,), 48, device=device)
+    biased = solve(scores_TE, capacity_E, 2, bias_E=bias_E, sweeps=4)
+    summed = solve(scores_TE + bias_E, capacity_E, 2, sweeps=4)
+    assert torch.allclose(biased.prices_E, summed.prices_E, atol=1e-6)
+    assert float(biased.bound) == pytest.approx(float(summed.bound), rel=1e-6)
