@@ -22,8 +22,8 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu import tiles
+from kernels.gpu.choice import choose
 from kernels.gpu.dot import power_of_two
-from kernels.gpu.route import choose
 
 BINS, LEVELS = 256, 3
 UP, DOWN = 1.2, 1.8  # relative steps: overshooting up early saves sweeps, room left idle is taken back faster

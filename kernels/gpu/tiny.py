@@ -14,9 +14,9 @@ import triton.language as tl
 from torch import Tensor
 
 from kernels.gpu import tiles
+from kernels.gpu.choice import choose, gate_scores
 from kernels.gpu.dot import power_of_two, upcast
 from kernels.gpu.experts import ffn
-from kernels.gpu.route import choose, gate_scores
 
 
 @triton.jit

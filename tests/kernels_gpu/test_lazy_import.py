@@ -1,4 +1,4 @@
-"""Triton is imported where it is used, never at start-up: it takes time and memory that a CPU machine has no use for."""
+"""Triton is imported where it is used, never at start-up: a CPU machine has no use for what it takes."""
 
 from __future__ import annotations
 
