@@ -1,4 +1,4 @@
-"""Scores and choice of a block of tokens, in registers: shared by `route`, `tiny` and `prices`. No kernel of its own."""
+"""Scores and choice of a block of tokens, in registers: shared by `route`, `tiny` and `prices`. Not a kernel."""
 
 from __future__ import annotations
 
