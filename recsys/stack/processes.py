@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 import structlog
+
+from recsys.errors import UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -38,7 +41,7 @@ class Processes:
     """Starts and watches children; a context manager that ends them all, last started first.
 
     Args:
-        logs: folder that gets one `<name>.log` per child.
+        logs: folder that gets one `<name>.log` per child; it serves one `Processes` at a time.
     """
 
     def __init__(self, logs: Path) -> None:
@@ -47,11 +50,28 @@ class Processes:
         self._stopping = False
 
     def __enter__(self) -> Processes:
+        """Take the folder.
+
+        Raises:
+            UnavailableError: children of an earlier run, whose parent was killed, are still there; it names them.
+        """
         self._logs.mkdir(parents=True, exist_ok=True)
+        self._lock = (self._logs / ".lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            pids = " ".join(self._lock.read().split())
+            self._lock.close()
+            raise UnavailableError(
+                f"{self._logs}: an earlier run still has processes here; end them: kill {pids}"
+            ) from None
+        self._lock.truncate(0)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        self._lock.close()
 
     @property
     def stopping(self) -> bool:
@@ -112,7 +132,10 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we end the children in order
+                pass_fds=[self._lock.fileno()],  # the lock is held until the last of us is gone
             )
+        self._lock.write(f"{child.running.pid}\n")
+        self._lock.flush()
         child.started_s = time.monotonic()
 
     def _revive(self, child: Process) -> None:
