@@ -270,8 +270,8 @@ def potentials(value_TA: np.ndarray, held_AT: np.ndarray, full_A: np.ndarray, pr
     """Prices at which every token would hold just what it holds, if there are such; changes `prices_A`.
 
     A token that holds a and not b asks for price_a - price_b <= value_a - value_b. Relaxing these inequalities from
-    the present prices, with 0 for experts that are not full, is Bellman-Ford; where it settles the assignment is
-    optimal and its dual value equals its score.
+    0 for experts that are not full, or from the present prices if all are, is Bellman-Ford; where it settles the
+    assignment is optimal and its dual value equals its score.
     """
     tokens, alive = value_TA.shape
     slack_AA = np.full((alive, alive), np.inf, value_TA.dtype)
@@ -282,9 +282,9 @@ def potentials(value_TA: np.ndarray, held_AT: np.ndarray, full_A: np.ndarray, pr
                     slack = value_TA[t, a] - value_TA[t, b]
                     if slack < slack_AA[a, b] and not held_AT[b, t]:
                         slack_AA[a, b] = slack
-    for a in range(alive):
-        if not full_A[a]:
-            prices_A[a] = 0.0
+    if not full_A.all():  # prices hang from those of the experts with room, as high as they may
+        for a in range(alive):
+            prices_A[a] = 2.0 * value_TA.max() if full_A[a] else 0.0
     for _ in range(alive):
         changed = False
         for a in range(alive):

@@ -215,10 +215,9 @@ def _place_compiled(market: Market, prices_A: Tensor, cut_T: Tensor, slots_A: Te
     if not market.short and over <= CHAIN_SHARE_COMPILED:
         value_TA = market.value_TA.contiguous().numpy()
         idle = float(((slots_A - load_A).clamp_min(0) * prices_A).sum() / prices_A.mul(slots_A).sum().clamp_min(1e-9))
-        chains = int(max(over, CHAIN_SHARE) * least_T.numel() * market.k) + 8
-        movers_L = (
-            _nearly_indifferent(least_T) if over <= FEW_SHARE and idle <= FEW_SHARE else torch.arange(least_T.numel())
-        )
+        few = over <= FEW_SHARE and idle <= FEW_SHARE
+        chains = int((CHAIN_SHARE if few else CHAIN_SHARE_COMPILED) * least_T.numel() * market.k) + 8
+        movers_L = _nearly_indifferent(least_T) if few else torch.arange(least_T.numel())
         compiled.settle(value_TA, held_AT.numpy(), load_A.numpy(), slots_A.numpy(), movers_L.numpy(), chains)
     return held_AT, load_A
 
