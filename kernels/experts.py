@@ -24,11 +24,9 @@ _scratch = Workspace()
 
 
 def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, rows: list[int]) -> Tensor:
-    """Row of each slot in the expert-ordered layout, int64; `sum(rows)` where the slot is unused or beyond its
-    expert's rows.
+    """Row of each slot in the expert-ordered layout, int64.
 
-    Ow of each slot in the expert-ordered layout, int64; `sum(rows)` where the slot is unused or beyond its expert's
-    rows.
+    `sum(rows)` where the slot is unused or beyond its expert's rows.
     """
     starts, total = [], 0
     for count in rows:
