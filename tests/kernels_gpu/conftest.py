@@ -30,4 +30,4 @@ def cases_in_interpreter(
     )
     yield process, path
     process.kill()
-    process.wait()
+    process.communicate()
