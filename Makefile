@@ -20,8 +20,10 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: $(VENV)/.installed-dev  ## measurements; they take minutes and assert nothing
-	$(BIN)/recsys bench --help
+bench: $(VENV)/.installed-dev  ## quick measurements; `recsys bench` has the long ones. Needs what `make demo` left in var/
+	$(BIN)/recsys bench router --quick
+	$(BIN)/recsys bench freshness
+	$(BIN)/recsys bench burst --quick --policies price
 
 format: $(VENV)/.installed-dev  ## write the format that `check` asks for
 	$(BIN)/ruff format .
