@@ -9,10 +9,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before anything imports t
 import json
 import sys
 import time
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -30,26 +28,8 @@ app.add_typer(bench, name="bench")
 
 progress = Console(stderr=True)
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-def reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Print an expected error as one line: exit code 2 for wrong input, 1 for what is not there."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return command(*args, **kwargs)
-        except RecsysError as error:
-            progress.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-            raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
-
-    return run
-
 
 @app.command()
-@reported
 def demo(
     folder: Annotated[Path, typer.Option(help="Where world, model, Redis file and logs are kept")] = Path("var/demo"),
     port: Annotated[int, typer.Option(help="Port of the API, if it is free")] = 8000,
@@ -66,7 +46,6 @@ def demo(
 
 
 @serve.command()
-@reported
 def api() -> None:
     """The REST process."""
     from recsys.api.app import run_api
@@ -75,7 +54,6 @@ def api() -> None:
 
 
 @serve.command()
-@reported
 def engine() -> None:
     """The process that owns a device."""
     from recsys.engine.server import run_engine
@@ -84,7 +62,6 @@ def engine() -> None:
 
 
 @serve.command()
-@reported
 def worker() -> None:
     """The process that applies events."""
     from recsys.events.worker import run_worker
@@ -93,7 +70,6 @@ def worker() -> None:
 
 
 @app.command("import")
-@reported
 def import_(
     source: Annotated[Path, typer.Argument(help="A MovieLens folder, or a csv or parquet file")],
     out: Annotated[Path, typer.Argument(help="Data set folder to write")],
@@ -110,7 +86,6 @@ def import_(
 
 
 @app.command()
-@reported
 def world(
     out: Annotated[Path, typer.Argument(help="Data set folder to write")],
     users: int = 2_000,
@@ -128,7 +103,6 @@ def world(
 
 
 @app.command()
-@reported
 def train(
     dataset: Annotated[Path, typer.Argument(help="Data set folder")],
     out: Annotated[Path, typer.Argument(help="Model folder to write")],
@@ -150,7 +124,6 @@ def train(
 
 
 @app.command()
-@reported
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Model folder")],
     dataset: Annotated[Path, typer.Argument(help="Data set folder")],
@@ -172,7 +145,6 @@ def evaluate(
 
 
 @app.command()
-@reported
 def catalogue(dataset: Annotated[Path, typer.Argument(help="Data set folder")]) -> None:
     """Publish the items of a data set as events."""
     from recsys.data.dataset import Dataset
@@ -182,7 +154,6 @@ def catalogue(dataset: Annotated[Path, typer.Argument(help="Data set folder")]) 
 
 
 @app.command()
-@reported
 def replay(
     dataset: Annotated[Path, typer.Argument(help="Data set folder")],
     last: Annotated[int | None, typer.Option(help="Only this many newest interactions")] = None,
@@ -196,7 +167,6 @@ def replay(
 
 
 @app.command()
-@reported
 def record(
     model: Annotated[Path, typer.Argument(help="Model folder")],
     dataset: Annotated[Path, typer.Argument(help="Data set folder")],
@@ -212,7 +182,6 @@ def record(
 
 
 @app.command()
-@reported
 def simulate(
     policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,p2c,loss_free,price",
     gates: Annotated[Path | None, typer.Option(help="A file of `recsys record`; default generated scores")] = None,
@@ -263,7 +232,6 @@ def simulate(
 
 
 @dead.command("list")
-@reported
 def dead_list(count: Annotated[int, typer.Option(help="At most this many, oldest first")] = 20) -> None:
     """Show dead letters with their reasons, one JSON object per line."""
     from recsys.events.dead_letters import list_dead_letters
@@ -273,7 +241,6 @@ def dead_list(count: Annotated[int, typer.Option(help="At most this many, oldest
 
 
 @dead.command("replay")
-@reported
 def dead_replay(
     count: Annotated[int, typer.Option(help="At most this many, oldest first")] = 1_000,
     letter: Annotated[list[str] | None, typer.Option(help="Only the letter with this id; may be repeated")] = None,
@@ -289,7 +256,6 @@ def dead_replay(
 
 
 @app.command()
-@reported
 def settings(
     markdown: Annotated[bool, typer.Option(help="The reference table of `docs/settings.md` instead")] = False,
 ) -> None:
@@ -322,5 +288,14 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def main() -> None:
+    """Run the command; an expected error is one line: exit code 2 for wrong input, 1 for what is not there."""
+    try:
+        app()
+    except RecsysError as error:
+        progress.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
 if __name__ == "__main__":
-    app()
+    main()
