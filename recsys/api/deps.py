@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
@@ -44,7 +43,6 @@ class Resources:
     load_stream: LoadStream
     fallback: Fallback
     metrics: ApiMetrics
-    started_s: float = field(default_factory=time.monotonic)
 
 
 def resources(request: Request) -> Resources:

@@ -35,11 +35,11 @@ def freshness(
 ) -> None:
     """Time from "event accepted" to the first answer that shows it."""
     from recsys.bench.freshness import FreshnessOptions, measure_freshness
-    from recsys.stack.demo import fill
+    from recsys.stack.bootstrap import fill
 
     console = Console(stderr=True)
     with _stack(model, console) as stack:
-        fill(stack, world)
+        fill(world, stack.settings(), console)
         stack.wait_ready()
         options = FreshnessOptions(seconds=seconds, events_per_s=events, queries_per_s=queries)
         report("freshness", [asyncio.run(measure_freshness(stack.base, options))], out)

@@ -33,7 +33,7 @@ def ensure_world(world: Path, console: Console) -> None:
 
     with console.status("Making the world: items, users, two months of what they did"):
         make_world(world, users=2_000, items=1_200, days=60, seed=7, now_ms=int(time.time() * 1e3))
-    console.print(f"World: made in {_short(world)}")
+    console.print(f"World: made in {short(world)}")
 
 
 def ensure_model(model: Path, world: Path, console: Console) -> None:
@@ -73,7 +73,7 @@ def fill(world: Path, settings: Settings, console: Console) -> None:
         raise UnavailableError(f"Redis: {error}") from error
 
 
-def _short(path: Path) -> Path:
+def short(path: Path) -> Path:
     """Relative to where the user stands, if it is below."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from recsys.stack.bootstrap import ensure_model, ensure_world, fill, short
 from recsys.stack.local import LocalStack
 from recsys.stack.processes import Processes, python
 from recsys.stack.redis_server import free_port
-
-HISTORY_EVENTS = 30_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +40,11 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         processes.stop_on_signals()
         stack = LocalStack(processes, folder, console, options.port, options.admin_key, engines=options.engines)
         stack.start_redis()
-        _ensure_world(folder / "world", console)
-        _ensure_model(folder / "model", folder / "world", console)
+        ensure_world(folder / "world", console)
+        ensure_model(folder / "model", folder / "world", console)
         began = time.monotonic()
         stack.start_service(folder / "model")
-        fill(stack, folder / "world")
+        fill(folder / "world", stack.settings(), console)
         stack.wait_ready()
         _print_addresses(stack.base, began, console)
         if options.board:
@@ -53,39 +52,9 @@ def run_demo(options: DemoOptions, console: Console) -> None:
         if options.traffic:
             processes.start("traffic", _traffic_command(folder, stack.base, options.rate_per_s))
             console.print(f"  traffic {options.rate_per_s:g} requests/s with a flash crowd now and then")
-        console.print(f"  logs    {_short(folder / 'logs')}/*.log\n\nCtrl-C ends everything.")
+        console.print(f"  logs    {short(folder / 'logs')}/*.log\n\nCtrl-C ends everything.")
         processes.watch()
         console.print("\nEnding all processes.")
-
-
-def fill(stack: LocalStack, world: Path, *, last: int = HISTORY_EVENTS) -> None:
-    """Catalogue and recent history through the public stream. Event ids are fixed: a second start changes nothing."""
-    from recsys.data.dataset import Dataset
-    from recsys.events.replay import publish_catalogue, replay
-
-    dataset = Dataset.load(world)
-    publish_catalogue(dataset, stack.settings(), console=stack.console)
-    replay(dataset, stack.settings(), last=last, console=stack.console)
-
-
-def _ensure_world(world: Path, console: Console) -> None:
-    if (world / "dataset.json").exists():
-        return
-    from recsys.data.commands import make_world
-
-    with console.status("Making the world: items, users, two months of what they did"):
-        make_world(world, users=2_000, items=1_200, days=60, seed=7, now_ms=int(time.time() * 1e3))
-    console.print(f"World: made in {_short(world)}")
-
-
-def _ensure_model(model: Path, world: Path, console: Console) -> None:
-    if (model / "config.json").exists():
-        return
-    from recsys.training.config import preset
-    from recsys.training.train import train
-
-    console.print("Model: training on the world (about a minute, once)")
-    train(world, model, preset("demo"), console=console)
 
 
 def _start_board(processes: Processes, stack: LocalStack, options: DemoOptions, console: Console) -> None:
@@ -113,8 +82,3 @@ def _print_addresses(base: str, began: float, console: Console) -> None:
         soft_wrap=True,
         highlight=False,
     )
-
-
-def _short(path: Path) -> Path:
-    """Relative to where the user stands, if it is below."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
