@@ -45,6 +45,20 @@ def newest_first_in(history_BL: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     return picked_BL, slots_L < count_B[:, None]
 
 
+def causal_attention(q_BMLD: Tensor, k_BMLD: Tensor, v_BMLD: Tensor) -> Tensor:
+    """Softmax attention of each position over itself and those before it, for M heads.
+
+    In bfloat16 on a CPU the plain form: batched matrix products use its bfloat16 units, the fused kernel does not.
+    """
+    if q_BMLD.device.type != "cpu" or q_BMLD.dtype != torch.bfloat16:
+        return F.scaled_dot_product_attention(q_BMLD, k_BMLD, v_BMLD, is_causal=True)
+    B, M, L, D = q_BMLD.shape
+    later_LL = torch.full((L, L), -torch.inf, dtype=q_BMLD.dtype).triu_(1)
+    q_ALD, k_ALD, v_ALD = (x.reshape(B * M, L, D) for x in (q_BMLD, k_BMLD, v_BMLD))
+    scores_ALL = torch.baddbmm(later_LL.expand(B * M, L, L), q_ALD, k_ALD.transpose(1, 2), alpha=D**-0.5)
+    return (scores_ALL.softmax(-1) @ v_ALD).view(B, M, L, D)
+
+
 class EncoderBlock(nn.Module):
     """Pre-norm causal self-attention and a feed-forward layer, both residual."""
 
@@ -67,7 +81,7 @@ class EncoderBlock(nn.Module):
     def _attend(self, x_BLD: Tensor) -> Tensor:
         B, L, D = x_BLD.shape
         q, k, v = self.query_key_value(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, L, D)
+        return causal_attention(q, k, v).transpose(1, 2).reshape(B, L, D)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)

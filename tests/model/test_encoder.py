@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recsys.model.encoder import newest_first_in
+from recsys.model.encoder import causal_attention, newest_first_in
 from recsys.model.recommender import Recommender
 
 HISTORY = [3, 9, 27, 41, 5]
@@ -82,3 +82,15 @@ def test_columns_of_the_newest_events() -> None:
     assert columns_BL.tolist()[0] == [3, 4]
     assert mask_BL.tolist() == [[True, True], [True, False]]
     assert columns_BL[1, 0] == 4
+
+
+def test_both_forms_of_attention_agree() -> None:
+    torch.manual_seed(0)
+    wide = torch.randn(3, 2, 2, 7, 4, requires_grad=True)
+    narrow = wide.detach().bfloat16().requires_grad_()
+    for x in (wide, narrow):
+        causal_attention(*x).square().sum().backward()
+    torch.testing.assert_close(causal_attention(*narrow).float(), causal_attention(*wide), atol=0.05, rtol=0.05)
+    assert wide.grad is not None
+    assert narrow.grad is not None
+    torch.testing.assert_close(narrow.grad.float(), wide.grad, atol=0.2, rtol=0.05)
