@@ -8,6 +8,7 @@
 
 local EVENTS, DEAD, DEDUP, STATS = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local ITEMS, CHANGES, ITEM_COUNTS, POPULAR_ALL, ERASURES = KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9]
+local ITEMS_GONE = KEYS[10]
 local HOUR_MS, DAY_MS = 3600000, 86400000
 local HOURS_KEPT, DAYS_KEPT = 26, 8
 local DEAD_FIELDS_MAX = 2000 -- names and values together; Lua cannot pass more than some thousand arguments
@@ -103,6 +104,29 @@ local function was_shown(entry)
   return false
 end
 
+-- An answer is written behind itself, so what a user did with it may come first: it waits for the answer here.
+local function await_answer(entry)
+  local key = user_key(entry.user, 'early')
+  redis.call('ZADD', key, now_ms, entry.answer .. entry.item)
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms - config.impression_ttl_s * 1000)
+  keep_highest(key, config.impressions_per_user_max)
+  redis.call('EXPIRE', key, config.impression_ttl_s)
+end
+
+local function attribute_early(entry)
+  local key, shown = user_key(entry.user, 'early'), nil
+  for _, early in ipairs(redis.call('ZRANGE', key, 0, -1)) do
+    if string.sub(early, 1, #entry.answer) == entry.answer then
+      shown = shown or cjson.decode(entry.json).items
+      for _, item in ipairs(shown) do
+        if item == string.sub(early, #entry.answer + 1) and redis.call('ZREM', key, early) == 1 then
+          count('attributed')
+        end
+      end
+    end
+  end
+end
+
 local effects = {}
 
 function effects.interaction(entry)
@@ -112,7 +136,9 @@ function effects.interaction(entry)
   count_item(entry.item)
   make_popular(entry)
   count('interactions:' .. entry.kind)
-  if entry.answer and was_shown(entry) then count('attributed') end
+  if entry.answer then
+    if was_shown(entry) then count('attributed') else await_answer(entry) end
+  end
   if entry.late then count('late') end
 end
 
@@ -125,12 +151,17 @@ end
 
 function effects.item(entry)
   if newer_stored(redis.call('HGET', ITEMS, entry.item), entry.ts) then return end
+  local gone_ts = redis.call('ZSCORE', ITEMS_GONE, entry.item)
+  if gone_ts and tonumber(gone_ts) > entry.ts then return end
+  redis.call('ZREM', ITEMS_GONE, entry.item)
   redis.call('HSET', ITEMS, entry.item, entry.json)
   announce('put', entry.item)
 end
 
 function effects.item_delete(entry)
   if newer_stored(redis.call('HGET', ITEMS, entry.item), entry.ts) then return end
+  redis.call('ZADD', ITEMS_GONE, 'GT', entry.ts, entry.item)
+  keep_highest(ITEMS_GONE, config.items_gone_max)
   redis.call('HDEL', ITEMS, entry.item)
   redis.call('HDEL', ITEM_COUNTS, entry.item)
   for _, weights in pairs(popularity) do weights[entry.item] = nil end
@@ -155,7 +186,7 @@ function effects.user(entry)
 end
 
 function effects.user_delete(entry)
-  for _, part in ipairs({'hist', 'hidden', 'count', 'profile', 'shown'}) do
+  for _, part in ipairs({'hist', 'hidden', 'count', 'profile', 'shown', 'early'}) do
     redis.call('UNLINK', user_key(entry.user, part))
   end
   redis.call('SET', user_key(entry.user, 'gone'), entry.id, 'EX', config.user_ttl_s)
@@ -170,6 +201,7 @@ function effects.impression(entry)
   redis.call('ZREMRANGEBYSCORE', key, '-inf', now_ms - config.impression_ttl_s * 1000)
   keep_highest(key, config.impressions_per_user_max)
   redis.call('EXPIRE', key, config.impression_ttl_s)
+  attribute_early(entry)
 end
 
 -- the batch -------------------------------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ POPULARITY_WEIGHTS: dict[str, int] = {"view": 1, "click": 2, "like": 4, "purchas
 POPULAR_TRACKED_MAX = 100_000
 ITEMS_COUNTED_MAX = 1_000_000
 ITEM_CHANGES_MAX = 10_000
+ITEMS_GONE_MAX = 100_000
 REASON_MAX = 500
 
 Effect = dict[str, Any]
@@ -64,8 +65,9 @@ def effect_of(entry_id: str, event: Event, *, late_after_ms: int) -> Effect:
             effect |= {"type": "user_delete", "user": event.user_id}
         case Impression():
             items = msgspec.json.encode(event.items).decode()
-            shown = f'{_answer_prefix(event.request_id)}"items":{items}}}'
-            effect |= {"type": "impression", "user": event.user_id, "json": shown}
+            answer = _answer_prefix(event.request_id)
+            shown = f'{answer}"items":{items}}}'
+            effect |= {"type": "impression", "user": event.user_id, "json": shown, "answer": answer}
     return effect
 
 
@@ -86,7 +88,7 @@ class Applier:
         self._script = client.register_script(resources.files("recsys.state").joinpath("apply.lua").read_text())
         self._keys = [
             keys.events, keys.dead, keys.dedup, keys.stats, keys.items, keys.item_changes, keys.item_counts,
-            keys.popular_all, keys.erasures,
+            keys.popular_all, keys.erasures, keys.items_gone,
         ]  # fmt: skip
         self._config = msgspec.msgpack.encode(
             {
@@ -103,6 +105,7 @@ class Applier:
                 "popular_tracked_max": POPULAR_TRACKED_MAX,
                 "items_counted_max": ITEMS_COUNTED_MAX,
                 "item_changes_max": ITEM_CHANGES_MAX,
+                "items_gone_max": ITEMS_GONE_MAX,
                 "weights": POPULARITY_WEIGHTS,
             }
         )

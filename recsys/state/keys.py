@@ -12,8 +12,10 @@
 | {p}u:{user}:count | hash | kind -> number of interactions ever applied | kinds, TTL |
 | {p}u:{user}:profile | string | JSON {ts, attributes} | TTL |
 | {p}u:{user}:shown | zset | score ts, member JSON {request_id, items} | per-user max, TTL|
+| {p}u:{user}:early | zset | score ms, member answer + item: interactions that came before their answer | per-user max, TTL |
 | {p}u:{user}:gone | string | stream id of the deletion; older entries of the user are ignored | TTL |
 | {p}items | hash | item_id -> JSON item | the catalogue |
+| {p}items:gone | zset | item_id -> ts of its deletion; an older item event does not bring it back | 100,000 |
 | {p}items:changes | stream | n (1, 2, ... without gaps), item_id, op (put, delete): what engines follow | 10,000 |
 | {p}i:count | hash | item_id -> interactions ever applied | 1,000,000 |
 | {p}pop:h:{hour} | zset | item_id -> weight of interactions with ts in that hour | 26 hours, 100,000 |
@@ -58,6 +60,10 @@ class Keys:
     @property
     def items(self) -> str:
         return f"{self.prefix}items"
+
+    @property
+    def items_gone(self) -> str:
+        return f"{self.prefix}items:gone"
 
     @property
     def item_changes(self) -> str:

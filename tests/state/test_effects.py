@@ -156,6 +156,39 @@ def test_a_deleted_item_leaves_catalogue_counters_and_popularity(stream: Any) ->
     assert stream.redis.keys("recsys:pop:*") == []
 
 
+def test_a_deleted_item_is_not_brought_back_by_an_older_event(stream: Any) -> None:
+    now = now_ms()
+    stream.add(type="item_delete", item_id="i1", ts=now - 5)  # even one that was never there
+    stream.add(type="item", item_id="i1", title="late", ts=now - 6)
+    stream.settle()
+    assert not stream.redis.hexists(stream.keys.items, "i1")
+    stream.add(type="item_delete", item_id="i1", ts=now - 9)  # an older deletion does not bring the bound down
+    stream.add(type="item", item_id="i1", title="late too", ts=now - 7)
+    stream.settle()
+    assert not stream.redis.hexists(stream.keys.items, "i1")
+    stream.add(type="item", item_id="i1", title="again", ts=now - 4)
+    stream.settle()
+    assert json.loads(stream.redis.hget(stream.keys.items, "i1"))["title"] == "again"
+    assert stream.redis.zcard(stream.keys.items_gone) == 0
+
+
+def test_an_interaction_before_its_answer_is_attributed_once_the_answer_comes(stream: Any) -> None:
+    for request in ("r1", "r"):
+        stream.interact("u1", "i2", request_id=request)
+    stream.interact("u1", "i9", request_id="r1")
+    stream.interact("u2", "i2", request_id="r1")
+    stream.settle()
+    assert "attributed" not in stream.stats()
+    for _ in range(2):
+        stream.add(type="impression", request_id="r1", user_id="u1", items='["i1", "i2", "i2"]')
+        stream.settle()
+    assert stream.stats()["attributed"] == 1
+    assert 0 < stream.redis.ttl("recsys:u:u1:early") <= 3_600
+    stream.add(type="user_delete", user_id="u1")
+    stream.settle()
+    assert not stream.redis.exists("recsys:u:u1:early")
+
+
 def test_an_interaction_is_attributed_to_the_answer_that_showed_the_item(stream: Any) -> None:
     stream.add(type="impression", request_id='r"1', user_id="u1", items='["i1", "i2"]')
     stream.interact("u1", "i2", request_id='r"1')
