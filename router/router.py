@@ -33,7 +33,7 @@ class Router:
         self.experts = experts
         self.last_plans: list[RoutingPlan | None] = [None] * layers
         self._states = [RouterState.initial(experts) for _ in range(layers)]
-        self._health_E = torch.ones(experts, dtype=torch.float64)
+        self.set_health(torch.ones(experts))
 
     @staticmethod
     def unconstrained(layers: int, experts: int) -> Router:
@@ -61,11 +61,21 @@ class Router:
         if not bool(((health_E >= 0) & (health_E <= 1)).all()):
             raise ValueError("health must be in [0, 1] for every expert")
         self._health_E = health_E.detach().to("cpu", torch.float64)
+        self._lost = bool((health_E < 1).any())
 
     def capacity(self, tokens: int, k: int) -> Tensor:
-        """Slots per expert for a batch of that many tokens, int64 (E,)."""
-        most = uniform_capacity(max(tokens, self.tokens_min), k, self.experts, self.capacity_factor)
-        return (self._health_E * most - 1e-9).ceil().to(torch.int64)
+        """Slots per expert for a batch of that many tokens, int64 (E,).
+
+        In proportion to health. What experts that are not well cannot take is added to the others, as far as the
+        capacity factor (at most 1) asks for it, so that a dead expert costs no slots.
+        """
+        tokens = max(tokens, self.tokens_min)
+        most = uniform_capacity(tokens, k, self.experts, self.capacity_factor)
+        if self._lost:
+            needed = min(1.0, self.capacity_factor) * tokens * k
+            grown = max(1.0, needed / max(most * float(self._health_E.sum()), 1e-9))
+            return (self._health_E * most * grown - 1e-9).ceil().clamp_max(tokens).to(torch.int64)
+        return torch.full((self.experts,), most, dtype=torch.int64)
 
     def static_capacity(self, tokens: int, k: int) -> int | None:
         """Rows per expert to lay out for a batch of that many tokens; None = run dropless.

@@ -159,19 +159,33 @@ class _Deployment:
         self.coming: tuple[float, Placement] | None = None
         self.moves = 0
 
+    def alive(self, now_s: float) -> Tensor:
+        """Lanes not known to be dead, bool (lanes,)."""
+        alive_L = torch.ones(self.scenario.lanes, dtype=torch.bool)
+        for fault in self.scenario.faults:
+            if fault.speed == 0 and fault.from_s + self.scenario.noticed_s <= now_s < fault.to_s:
+                alive_L[fault.lane] = False
+        return alive_L
+
+    def capacity(self, policy: Policy, now_s: float) -> tuple[Tensor, Tensor]:
+        """Slots of each expert now, and the share of each lane in them.
+
+        An expert without room is not dead: plain top-k, which leaves out only dead ones, does not look at room.
+        """
+        capacity_E, share_EL = self.placement.capacity(self.room(now_s), self.scenario.tokens)
+        if policy.name == "topk":
+            capacity_E = self.placement.copies_EL[:, self.alive(now_s)].sum(dim=1)
+        return capacity_E, share_EL
+
     def room(self, now_s: float) -> Tensor:
         """Slots that each lane may get now."""
         scenario = self.scenario
-        dead_L = torch.zeros(scenario.lanes, dtype=torch.bool)
-        for fault in scenario.faults:
-            if fault.speed == 0 and fault.from_s + scenario.noticed_s <= now_s < fault.to_s:
-                dead_L[fault.lane] = True
         return capacity_from_load(
             self.rates.at(now_s).service_rate_E,
             self.lanes.backlog(now_s),
             horizon_s=scenario.interval_s,
             most=scenario.tokens * scenario.k,
-            alive_E=~dead_L,
+            alive_E=self.alive(now_s),
         )
 
     def observe(self, plan: RoutingPlan, step: Step, now_s: float) -> None:
@@ -208,7 +222,7 @@ def simulate(policy: Policy, gates: GateSource, scenario: Scenario) -> Iterator[
             hot_share=scenario.hot_share,
         )
         scores_TE = torch.cat((panel_PE, fresh_TE))
-        capacity_E, share_EL = world.placement.capacity(world.room(now_s), scenario.tokens)
+        capacity_E, share_EL = world.capacity(policy, now_s)
         plan, state = policy.route(scores_TE, capacity_E, scenario.k, state)
         step = world.lanes.serve(lane_of_slots(plan, share_EL), now_s=now_s, deadline_s=scenario.deadline_s)
         world.observe(plan, step, now_s)

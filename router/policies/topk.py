@@ -1,7 +1,8 @@
 """Each token takes its k best experts; load falls where it falls.
 
 Source: Shazeer et al., "Outrageously Large Neural Networks" (2017, arXiv 1701.06538). The base that every other
-policy is compared with, and the only one whose answer for a token depends on nothing else in the batch.
+policy is compared with, and the only one whose answer for a token depends on nothing else in the batch. It knows no
+capacity but none: an expert without any is dead, and the next best one takes its place.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ class TopK:
     ) -> tuple[RoutingPlan, RouterState]:
         check_inputs(scores_TE, capacity_E, k, state)
         choice_TE = choice_scores(scores_TE, state.bias_E)
-        ids_TK = choose(choice_TE, k)
-        plan = make_plan(scores_TE, choice_TE, ids_TK, capacity_E, wishes_TK=ids_TK)
+        ids_TK = wishes_TK = choose(choice_TE, k)
+        if scores_TE.shape[0] and bool((capacity_E == 0).any()):
+            ids_TK = choose(choice_TE, k, allowed_E=capacity_E > 0)
+        plan = make_plan(scores_TE, choice_TE, ids_TK, capacity_E, wishes_TK=wishes_TK)
         return plan, next_state(state, plan)

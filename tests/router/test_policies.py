@@ -50,8 +50,7 @@ def check(name: str, scores_TE: Tensor, capacity_E: Tensor, k: int, plan: Routin
         assert (load_E <= capacity_E).all(), (load_E, capacity_E)
     if policy.complete and int(capacity_E.clamp_max(tokens).sum()) >= tokens * k:
         assert used_TK.all()
-    if name != "topk":
-        assert not load_E[capacity_E == 0].any()
+    assert not load_E[capacity_E == 0].any()
     for row in ids_TK.tolist():
         used = [e for e in row if e >= 0]
         assert len(set(used)) == len(used)

@@ -24,14 +24,37 @@ def test_capacity_follows_factor_and_health() -> None:
     router = Router("price", capacity_factor=1.25, layers=1, experts=8)
     assert router.capacity(100, 2).tolist() == [32] * 8  # ceil(1.25 * 200 / 8)
     router.set_health(torch.tensor([1, 1, 1, 1, 1, 0.5, 0.25, 0.0]))
-    assert router.capacity(100, 2).tolist() == [32, 32, 32, 32, 32, 16, 8, 0]
-    assert router.static_capacity(100, 2) == 32
+    assert router.capacity(100, 2).tolist() == [35, 35, 35, 35, 35, 18, 9, 0]  # 200 slots still have a place
+    assert router.static_capacity(100, 2) == 35
     router.capacity_factor = 1.0
-    assert router.static_capacity(100, 2) == 25
+    assert router.static_capacity(100, 2) == 35
     plan = router.route(0, scores(100, 8), 2, torch.zeros(8))
     assert (plan.load_E <= plan.capacity_E).all()
     assert int(plan.load_E[7]) == 0
     assert router.last_plans == [plan]
+
+
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.5])
+@pytest.mark.parametrize("policy", ["price", "topk", "phase", "p2c"])
+def test_a_dead_expert_costs_no_slots(policy: str, factor: float) -> None:
+    router, scores_TE = Router(policy, capacity_factor=factor, layers=1, experts=8), scores(200, 8)
+    before = int((router.route(0, scores_TE, 2, torch.zeros(8)).expert_ids_TK >= 0).sum())
+    router.set_health(torch.tensor([1.0, 1, 1, 1, 1, 1, 1, 0]))
+    plan = router.route(0, scores_TE, 2, torch.zeros(8))
+    assert int(plan.load_E[7]) == 0
+    assert int((plan.expert_ids_TK >= 0).sum()) >= before
+    router.set_health(torch.zeros(8))
+    assert not router.route(0, scores_TE, 2, torch.zeros(8)).load_E.any()
+
+
+def test_slots_grow_only_as_far_as_they_are_needed() -> None:
+    router = Router("price", capacity_factor=1.0, layers=1, experts=4)
+    router.set_health(torch.tensor([1.0, 1, 0.5, 0.5]))
+    assert router.capacity(120, 2).tolist() == [80, 80, 40, 40]  # 240 wanted, 60 each while all are well
+    router.capacity_factor = 1.5
+    assert router.capacity(120, 2).tolist() == [90, 90, 45, 45]
+    router.set_health(torch.tensor([1.0, 0, 0, 0]))
+    assert router.capacity(120, 2).tolist() == [120, 0, 0, 0]  # a token has one slot in one expert
 
 
 def test_capacity_is_never_more_than_one_slot_per_token() -> None:

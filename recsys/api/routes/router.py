@@ -29,8 +29,8 @@ async def get_router(res: Res) -> RouterAnswer:
 async def put_router(body: RouterBody, res: Res) -> RouterAnswer:
     """Switch the policy or its capacity factor, or say which experts are slow, draining (a share below 1) or dead (0).
 
-    Policies that bound the load (`price`, `drop`, `phase`, `expanded_drop`) keep an expert within what it has left;
-    `topk` and the other unbounded ones do not look.
+    No policy uses a dead expert. Those that bound the load (`price`, `drop`, `phase`, `expanded_drop`) keep a slow one
+    within what it has left; `topk` does not look, and the other unbounded ones only lean that way.
     """
     known = (await _state(res)).policies
     if body.policy is not None and known and body.policy not in known:
