@@ -45,6 +45,26 @@ def demo(
     run_demo(DemoOptions(folder, port, board_port, rate, traffic, board, engines=engines), Console())
 
 
+@app.command()
+def burst(
+    arms: Annotated[
+        str, typer.Option(help="Policies with commas; POLICY:off is without the ladder")
+    ] = "topk:off,topk,drop,price",
+    folder: Annotated[Path, typer.Option(help="World and model of the demo; made if absent")] = Path("var/demo"),
+    api: Annotated[str, typer.Option(help="A running service of that world to ask instead, by its base URL")] = "",
+    key: Annotated[str, typer.Option(envvar="RECSYS_API__ADMIN_KEY", help="Its admin key")] = "demo",
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Rounds")] = 1,
+    quick: Annotated[bool, typer.Option(help="Short phases: a look at it, no figures to quote")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for burst.csv, burst.md and burst.png")] = Path("var/burst"),
+) -> None:
+    """Calm, ten times the rate on one category, calm, under each policy in turn: table, csv and picture."""
+    from recsys.bench.burst_story import StoryOptions, tell_story
+
+    names = tuple(arms.split(","))
+    options = StoryOptions(arms=names, folder=folder, api=api, key=key, repeats=repeats, quick=quick, out=out)
+    tell_story(options, Console())
+
+
 @serve.command()
 def api() -> None:
     """The REST process."""

@@ -1,18 +1,20 @@
 """Calm, a crowd of ten times the rate, calm again: what each policy answers, with and without the ladder.
 
 Both services (ladder on, ladder off) run for the whole measurement and take turns, so that a disturbance of the machine
-falls on both. The rates are relative to the saturation found at the start, and so are the results.
+falls on both. The rates are relative to the saturation found at the start, and so are the results. Every question is
+that of a user before an interaction that was kept from training, so the answers can be held against what came next.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import httpx
 import msgspec
@@ -22,22 +24,44 @@ from rich.console import Console
 
 from recsys.bench.open_loop import Outcome, closed_loop, connections, open_loop
 from recsys.data.dataset import Dataset
-from recsys.stack.local import LocalStack
+from recsys.data.splits import leave_one_out
+from recsys.errors import InputError
 
 Crowd = Literal["uniform", "one category"]
 Row = dict[str, float | str]
 
 CONNECTIONS = 512
-BODIES = 2_000
+QUESTIONS = 2_000
+HISTORY = 50
+K = 10
 BIN_S = 0.5
 SETTLE_S = 2.0
+
+
+class Service(NamedTuple):
+    """A running service and its admin key."""
+
+    base: str
+    admin_key: str
+
+
+class Arm(NamedTuple):
+    """What is compared: a policy, on one of the services, which differ in their ladder."""
+
+    policy: str
+    ladder: str
+
+
+def arms(policies: Sequence[str], ladders: Sequence[str]) -> tuple[Arm, ...]:
+    """Every policy with every ladder."""
+    return tuple(Arm(policy, ladder) for policy in policies for ladder in ladders)
 
 
 @dataclass(frozen=True, slots=True)
 class BurstOptions:
     """The story; rates are relative to saturation."""
 
-    policies: tuple[str, ...] = ("topk", "drop", "price")
+    arms: tuple[Arm, ...] = arms(("topk", "drop", "price"), ("on", "off"))
     crowds: tuple[Crowd, ...] = ("uniform", "one category")
     calm_s: float = 10.0
     crowd_s: float = 30.0
@@ -51,9 +75,9 @@ class BurstOptions:
     seed: int = 0
 
     @staticmethod
-    def quick(policies: tuple[str, ...]) -> BurstOptions:
+    def quick(arms: tuple[Arm, ...]) -> BurstOptions:
         """A look at it in about two minutes; no figures to quote."""
-        return BurstOptions(policies=policies, calm_s=3.0, crowd_s=5.0, after_s=4.0, saturate_s=2.0)
+        return BurstOptions(arms=arms, calm_s=3.0, crowd_s=5.0, after_s=4.0, saturate_s=2.0)
 
     @property
     def seconds(self) -> float:
@@ -75,6 +99,13 @@ class BurstOptions:
         return [one for one in outcomes if start <= one.due_s < end]
 
 
+class Question(NamedTuple):
+    """A request, and the item its user really took next."""
+
+    body: bytes
+    next_item: str
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """One policy in one crowd, with or without the ladder."""
@@ -88,79 +119,99 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """Request bodies: of everybody, and of a crowd that wants one category."""
+    """Of everybody, and of a crowd of those who next took something of one category, and ask for it."""
 
-    calm: list[bytes]
-    crowd: list[bytes]
+    calm: list[Question]
+    crowd: list[Question]
 
     @staticmethod
     def of(world: Path, seed: int) -> Questions:
-        """Users of a data set with their last interactions; the category is the most common one."""
+        """Users of a data set with their interactions before the last one, the one that `leave_one_out` keeps.
+
+        The category is the most common one among those last interactions.
+
+        Raises:
+            InputError: nobody has two interactions, or nothing has a category.
+        """
         dataset = Dataset.load(world)
-        category = dataset.items.explode("categories")["categories"].drop_nulls().mode().sort()[0]
-        users = (
-            dataset.interactions.group_by("user_id", maintain_order=True).agg(pl.col("item_id").tail(30)).head(BODIES)
-        )
-        bodies = [
-            {"user_id": user, "history": items, "k": 10}
-            for user, items in users.select("user_id", "item_id").iter_rows()
-        ]
-        random.Random(seed).shuffle(bodies)
-        crowd = [{**body, "filters": {"categories_any": [category]}} for body in bodies]
-        return Questions([msgspec.json.encode(b) for b in bodies], [msgspec.json.encode(b) for b in crowd])
+        categories = dict(dataset.items.select("item_id", "categories").iter_rows())
+        parts = leave_one_out(dataset.interactions)
+        histories = parts.train.group_by("user_id", maintain_order=True).agg(pl.col("item_id").tail(HISTORY))
+        taken = parts.test.filter(pl.col("kind") != "hide").select("user_id", next_item="item_id")
+        known = histories.join(taken, on="user_id", maintain_order="left")
+        # an item that was met before is left out of answers, so nobody could foretell it
+        rows = [row for row in known.iter_rows() if row[2] not in row[1]]
+        random.Random(seed).shuffle(rows)
+        counts = Counter(category for row in rows for category in categories.get(row[2]) or ())
+        if not counts:
+            raise InputError(f"{world}: no user's last item has a category", field="world")
+        hot = min(counts, key=lambda name: (-counts[name], name))
+        calm, crowd = [], []
+        for user, items, next_item in rows[:QUESTIONS]:
+            body = {"user_id": user, "history": items, "k": K}
+            calm.append(Question(msgspec.json.encode(body), next_item))
+            if hot in (categories.get(next_item) or ()):
+                body["filters"] = {"categories_any": [hot]}
+                crowd.append(Question(msgspec.json.encode(body), next_item))
+        return Questions(calm, crowd or calm)
 
 
 async def run_burst(
-    stacks: Mapping[str, LocalStack], questions: Questions, options: BurstOptions, console: Console
+    services: Mapping[str, Service], questions: Questions, options: BurstOptions, console: Console
 ) -> tuple[float, list[Trial]]:
-    """The rate of saturation (plain top-k, closed loop) and all trials; `stacks` by "on" and "off"."""
-    saturation = await saturation_of(next(iter(stacks.values())), questions, options)
+    """The rate of saturation (plain top-k, closed loop) and all trials; `services` by the ladder of the arms."""
+    saturation = await saturation_of(next(iter(services.values())), questions, options)
     console.print(f"Saturation: {saturation:.0f} answers/s")
     turns = [
-        (repeat, crowd, policy, ladder)
-        for repeat in range(options.repeats)
-        for crowd in options.crowds
-        for policy in options.policies
-        for ladder in stacks
+        (repeat, crowd, arm) for repeat in range(options.repeats) for crowd in options.crowds for arm in options.arms
     ]
     trials = []
     with console.status("") as status:
-        for turn, (repeat, crowd, policy, ladder) in enumerate(turns, start=1):
+        for turn, (repeat, crowd, (policy, ladder)) in enumerate(turns, start=1):
             status.update(f"{turn} of {len(turns)}: {policy}, ladder {ladder}, crowd {crowd}")
-            stack = stacks[ladder]
-            await _switch(stack, policy)
-            outcomes = await one_trial(stack.base, questions, options, crowd, saturation)
+            service = services[ladder]
+            await switch(service, policy)
+            outcomes = await one_trial(service.base, questions, options, crowd, saturation)
             trials.append(Trial(policy, ladder, crowd, repeat, outcomes))
     return saturation, trials
 
 
-async def saturation_of(stack: LocalStack, questions: Questions, options: BurstOptions) -> float:
+async def saturation_of(service: Service, questions: Questions, options: BurstOptions) -> float:
     """Answers per second of plain top-k with always enough callers for a full micro-batch."""
-    await _switch(stack, "topk")
-    async with connections(stack.base, CONNECTIONS) as pool:
-        await closed_loop(pool, questions.calm, callers=32, seconds=options.saturate_s / 2)  # warm
-        return await closed_loop(pool, questions.calm, callers=32, seconds=options.saturate_s)
+    await switch(service, "topk")
+    bodies = [question.body for question in questions.calm]
+    async with connections(service.base, CONNECTIONS) as pool:
+        await closed_loop(pool, bodies, callers=32, seconds=options.saturate_s / 2)  # warm
+        return await closed_loop(pool, bodies, callers=32, seconds=options.saturate_s)
 
 
 async def one_trial(
     base: str, questions: Questions, options: BurstOptions, crowd: Crowd, saturation: float
 ) -> list[Outcome]:
-    """Outcomes of one story."""
-    random_ = random.Random(options.seed)
+    """Outcomes of one story, each with its gain: what the list was worth to who asked."""
+    random_, next_items = random.Random(options.seed), list[str]()
 
     def body_at(t_s: float, asked: int) -> bytes:
         hot = crowd == "one category" and options.calm_s <= t_s < options.calm_s + options.crowd_s
-        bodies = questions.crowd if hot and random_.random() < options.in_crowd_share else questions.calm
-        return bodies[asked % len(bodies)]
+        among = questions.crowd if hot and random_.random() < options.in_crowd_share else questions.calm
+        question = among[asked % len(among)]
+        next_items.append(question.next_item)
+        return question.body
 
     async with connections(base, CONNECTIONS) as pool:
-        return await open_loop(
+        outcomes = await open_loop(
             pool,
             lambda t_s: options.rate_at(t_s, saturation),
             body_at,
             seconds=options.seconds,
             deadline_ms=options.deadline_ms,
         )
+    return [replace(one, gain=gain(one, item)) for one, item in zip(outcomes, next_items, strict=True)]
+
+
+def gain(outcome: Outcome, next_item: str) -> float:
+    """NDCG@10 of one list: 1 / log2(1 + rank) of the item that its user took next, 0 where it is not in it."""
+    return 1 / math.log2(2 + outcome.items.index(next_item)) if next_item in outcome.items else 0.0
 
 
 def rows_of(trials: Sequence[Trial], saturation: float, options: BurstOptions) -> list[Row]:
@@ -202,6 +253,9 @@ def _row(trial: Trial, saturation: float, options: BurstOptions) -> Row:
         "crowd_p99_over_calm": crowd_p99 / calm_p99 if calm_p99 else float("nan"),
         "score_kept_calm": _kept(_accepted(calm)),
         "score_kept_crowd": _kept(good),
+        "redirected_crowd": float(np.mean([one.redirected for one in good])) if good else float("nan"),
+        "ndcg_calm": _ndcg(calm),
+        "ndcg_crowd": _ndcg(crowd),
         "recovery_s": recovery_s(trial.outcomes, options),
     }
     return row | {f"{step}_share": steps[step] / max(1, len(good)) for step in ("calm", "redirect", "economise")}
@@ -219,10 +273,23 @@ def _kept(outcomes: Sequence[Outcome]) -> float:
     return float(np.mean([one.score_kept for one in outcomes])) if outcomes else float("nan")
 
 
-async def _switch(stack: LocalStack, policy: str) -> None:
-    """Ask for a policy and wait until the engine routes by it and has gone back to calm."""
-    async with httpx.AsyncClient(base_url=stack.base, headers={"X-Api-Key": stack.admin_key}, timeout=10) as http:
-        (await http.put("/v1/router", json={"policy": policy})).raise_for_status()
+def _ndcg(outcomes: Sequence[Outcome]) -> float:
+    """Mean gain of the lists that were given, popular ones of the fallback too; a refusal is no list."""
+    gains = [one.gain for one in outcomes if one.status == 200]
+    return float(np.mean(gains)) if gains else float("nan")
+
+
+async def switch(service: Service, policy: str) -> None:
+    """Ask for a policy and wait until every engine routes by it and has gone back to calm.
+
+    Raises:
+        InputError: the service does not know the policy, or not this key.
+    """
+    headers = {"X-Api-Key": service.admin_key}
+    async with httpx.AsyncClient(base_url=service.base, headers=headers, timeout=10) as http:
+        answer = await http.put("/v1/router", json={"policy": policy})
+        if answer.is_error:
+            raise InputError(f"{service.base}/v1/router: {answer.text}", field="policy")
         async with asyncio.timeout(30):
             while True:
                 await asyncio.sleep(SETTLE_S / 4)

@@ -17,6 +17,7 @@ from rich.table import Table
 from recsys.bench.machine import machine
 
 if TYPE_CHECKING:
+    from recsys.bench.burst import Service
     from recsys.stack.local import LocalStack
 
 bench = typer.Typer(no_args_is_help=True, help=__doc__)
@@ -98,23 +99,34 @@ def burst(
     """Calm, a crowd of ten times the rate, calm: goodput, p99, refusals, score kept, with and without the ladder."""
     from dataclasses import replace
 
-    from recsys.bench.burst import BurstOptions, Questions, rows_of, run_burst
+    from recsys.bench.burst import BurstOptions, Questions, arms, rows_of, run_burst
     from recsys.bench.burst_plots import plot_burst
+
+    console, ladders = Console(stderr=True), ("on", "off")
+    compared = arms(policies.split(","), ladders)
+    options = replace(BurstOptions.quick(compared) if quick else BurstOptions(compared), repeats=repeats)
+    questions = Questions.of(world, options.seed)
+    with burst_services(world, model, ladders, console) as services:
+        saturation, trials = asyncio.run(run_burst(services, questions, options, console))
+    report("burst", rows_of(trials, saturation, options), out)
+    plot_burst(trials, saturation, options, images / "burst.png")
+
+
+@contextmanager
+def burst_services(world: Path, model: Path, ladders: Sequence[str], console: Console) -> Iterator[dict[str, Service]]:
+    """One service per ladder, "on" or "off", with the catalogue of a data set and nobody's history."""
+    from recsys.bench.burst import Service
     from recsys.data.dataset import Dataset
     from recsys.events.replay import publish_catalogue
 
-    console, wanted = Console(stderr=True), tuple(policies.split(","))
-    options = BurstOptions.quick(wanted) if quick else BurstOptions(policies=wanted)
-    options = replace(options, repeats=repeats)
-    questions, stacks = Questions.of(world, options.seed), {}
+    services = {}
     with ExitStack() as running:
-        for ladder in ("on", "off"):  # one after the other, or both would find the same port free
-            stacks[ladder] = running.enter_context(_stack(model, console, RECSYS_ENGINE__LADDER=ladder))
-            publish_catalogue(Dataset.load(world), stacks[ladder].settings(), console=console)
-            stacks[ladder].wait_ready()
-        saturation, trials = asyncio.run(run_burst(stacks, questions, options, console))
-    report("burst", rows_of(trials, saturation, options), out)
-    plot_burst(trials, saturation, options, images / "burst.png")
+        for ladder in ladders:  # one after the other, or both would find the same port free
+            stack = running.enter_context(_stack(model, console, RECSYS_ENGINE__LADDER=ladder))
+            publish_catalogue(Dataset.load(world), stack.settings(), console=console)
+            stack.wait_ready()
+            services[ladder] = Service(stack.base, stack.admin_key)
+        yield services
 
 
 def report(title: str, rows: Sequence[Mapping[str, float | str]], out: Path | None) -> None:

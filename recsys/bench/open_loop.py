@@ -19,18 +19,27 @@ import msgspec
 class _Degraded(msgspec.Struct):
     step: str
     score_kept: float
+    redirected: float = 0.0
+
+
+class _Item(msgspec.Struct):
+    item_id: str
 
 
 class _Answer(msgspec.Struct):
     """What is read of an answer; the rest is skipped."""
 
+    items: list[_Item] = []
     degraded: _Degraded | None = None
     fallback: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One request. `status` 0: the connection broke. Times are seconds, `due_s` since the load began."""
+    """One request. `status` 0: the connection broke. Times are seconds, `due_s` since the load began.
+
+    `gain` is for who asked to fill in: what the list was worth.
+    """
 
     due_s: float
     latency_s: float
@@ -38,6 +47,9 @@ class Outcome:
     step: str = ""
     score_kept: float = 1.0
     fallback: bool = False
+    redirected: float = 0.0
+    items: tuple[str, ...] = ()
+    gain: float = 0.0
 
 
 _decode = msgspec.json.Decoder(_Answer).decode
@@ -146,4 +158,13 @@ async def _one(pool: Connections, body: bytes, began: float, due_s: float, deadl
         return Outcome(due_s, latency_s, status)
     found = _decode(answer)
     degraded = found.degraded or _Degraded("", 1.0)
-    return Outcome(due_s, latency_s, status, degraded.step, degraded.score_kept, found.fallback is not None)
+    return Outcome(
+        due_s,
+        latency_s,
+        status,
+        degraded.step,
+        degraded.score_kept,
+        found.fallback is not None,
+        degraded.redirected,
+        tuple(item.item_id for item in found.items),
+    )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import polars as pl
 import pytest
 
-from recsys.bench.burst import BurstOptions, Questions, Trial, recovery_s, rows_of
+from recsys.bench.burst import BurstOptions, Questions, Trial, gain, recovery_s, rows_of
 from recsys.bench.open_loop import Outcome, closed_loop, connections, open_loop
+from recsys.data.dataset import Dataset
 
 OPTIONS = BurstOptions(calm_s=2.0, crowd_s=2.0, after_s=2.0, calm_share=0.5, times=4.0, deadline_ms=100.0)
-ANSWER = b'{"degraded": {"step": "redirect", "score_kept": 0.9}, "fallback": null, "items": []}'
+ANSWER = b'{"degraded": {"step": "redirect", "score_kept": 0.9}, "fallback": null, "items": [{"item_id": "i7"}]}'
 
 
 class Server:
@@ -69,7 +72,7 @@ def test_requests_start_when_they_are_due_although_the_first_is_not_back() -> No
     assert [one.status for one in found] == [200, 200, 503, 0, 200]
     assert [round(one.due_s, 3) for one in found] == [0.0, 0.02, 0.04, 0.06, 0.08]
     assert found[0].latency_s >= 0.075  # held until the last was sent, counted from when it was due
-    assert (found[1].step, found[1].score_kept, found[1].fallback) == ("redirect", 0.9, False)
+    assert (found[1].step, found[1].score_kept, found[1].fallback, found[1].items) == ("redirect", 0.9, False, ("i7",))
 
 
 def test_a_closed_loop_counts_answers() -> None:
@@ -114,9 +117,31 @@ def test_all_well_after_the_crowd_is_no_time_at_all() -> None:
     assert recovery_s([o for o in outcomes() if o.latency_s < 0.5], OPTIONS) == 0
 
 
-def test_questions_are_of_users_of_the_data_set(tiny_world: Path) -> None:
+def test_a_list_is_worth_what_came_next() -> None:
+    given = Outcome(0.0, 0.01, 200, items=("a", "b", "c"))
+    assert [gain(given, item) for item in "abcd"] == pytest.approx([1.0, 0.63093, 0.5, 0.0], abs=1e-5)
+    told = [replace(one, gain=0.5) for one in outcomes()]
+    (row,) = rows_of([Trial("price", "on", "uniform", 0, told)], 100.0, OPTIONS)
+    assert (row["ndcg_calm"], row["ndcg_crowd"]) == (0.5, 0.5), "refusals are not lists"
+
+
+def test_questions_are_those_before_the_interaction_that_training_never_saw(tiny_world: Path) -> None:
     questions = Questions.of(tiny_world, seed=0)
-    calm, crowd = (msgspec.json.decode(bodies[0]) for bodies in (questions.calm, questions.crowd))
-    assert calm["history"]
-    assert crowd["filters"]["categories_any"]
-    assert {name: crowd[name] for name in calm} == calm
+    data = Dataset.load(tiny_world)
+    last = dict(data.interactions.group_by("user_id", maintain_order=True).agg(pl.col("item_id").last()).iter_rows())
+    categories = dict(data.items.select("item_id", "categories").iter_rows())
+    for question in questions.calm:
+        body = msgspec.json.decode(question.body)
+        assert body["history"]
+        assert question.next_item == last[body["user_id"]]
+        assert question.next_item not in body["history"]
+    calm = {question.next_item: msgspec.json.decode(question.body) for question in questions.calm}
+    wanted = set()
+    for question in questions.crowd:
+        body = msgspec.json.decode(question.body)
+        (category,) = body.pop("filters")["categories_any"]
+        wanted.add(category)
+        assert category in categories[question.next_item]
+        assert body.keys() == calm[question.next_item].keys()
+    assert len(wanted) == 1
+    assert len(questions.crowd) < len(questions.calm)
