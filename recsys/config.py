@@ -85,6 +85,15 @@ class ApiSettings(_Section):
     streams_max: PositiveInt = Field(
         64, description="Open streams of load snapshots (`GET /v1/experts/stream`), per process; above it 503"
     )
+    rate_per_s: PositiveFloat | None = Field(
+        None, description="Calls of `/v1` per second that one caller may make, per process; none = no limit"
+    )
+    rate_burst: float = Field(100.0, ge=1, description="Calls at once that a caller who was quiet may make")
+    rate_callers_max: PositiveInt = Field(10_000, description="Callers whose rate is remembered, per process")
+    connections_max: PositiveInt = Field(
+        4_096, description="Open connections, per process; above it the one that waited longest for a request is closed"
+    )
+    read_timeout_s: PositiveFloat = Field(10.0, description="Longest time for a request to arrive as a whole; then 408")
     impressions: bool = Field(True, description="Write an impression event for every answer")
     impressions_queue_max: PositiveInt = Field(
         10_000, description="Impressions waiting to be written; above it dropped and counted"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
+from recsys.api.rate_limit import RateLimit, TokenBuckets
 from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, users
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
@@ -24,6 +26,8 @@ from recsys.state.keys import Keys
 from recsys.state.popular import PopularItems
 from recsys.state.telemetry import TelemetryReader
 from recsys.state.users import UserReader
+
+SPARE_DESCRIPTORS = 256  # for Redis, engines and files
 
 DESCRIPTION = """
 Recommendations by a Mixture of Experts, fed by events that change the very next answer.
@@ -96,9 +100,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     app.add_middleware(hot.HotRecommendations, resources=lambda: app.state.resources)
     app.add_middleware(limits.BodyLimit, longest=config.api.body_bytes_max)
+    if config.api.rate_per_s is not None:
+        buckets = TokenBuckets(config.api.rate_per_s, config.api.rate_burst, config.api.rate_callers_max)
+        app.add_middleware(RateLimit, buckets=buckets, refused=measured.rate_limited)
     app.add_middleware(metrics.Measure, metrics=measured)
     for module in (recommendations, events, items, users, popular, experts, router, models):
-        app.include_router(module.routes)
+        app.include_router(module.routes, responses=problems.describe(429))
     app.include_router(health.routes)
     return app
 
@@ -107,6 +114,9 @@ def run_api(settings: Settings) -> None:
     """Entry point: serve until SIGTERM or SIGINT."""
     import uvicorn
 
+    from recsys.api.connections import BoundedConnection
+
+    _allow_descriptors(settings.api.connections_max + SPARE_DESCRIPTORS)
     uvicorn.run(
         "recsys.api.app:create_app",
         factory=True,
@@ -115,6 +125,15 @@ def run_api(settings: Settings) -> None:
         workers=settings.api.workers,
         log_level="warning",
         access_log=False,
+        http=BoundedConnection,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=30,
     )
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the limit on open files to what the connections need, as far as that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -8,6 +8,7 @@ recsys_api_engines_ready                   engines that rank
 recsys_api_engine_retries_total            questions asked of another engine because the first one was lost
 recsys_api_events_total{outcome}           accepted, duplicate, rejected
 recsys_api_impressions_dropped_total       impressions that found the queue full
+recsys_api_rate_limited_total              calls beyond their caller's rate
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class ApiMetrics:
             "recsys_api_engine_retries", "Asked of another engine, the first was lost", registry=registry
         )
         self.events = Counter("recsys_api_events", "Events by what became of them", ["outcome"], registry=registry)
+        self.rate_limited = Counter("recsys_api_rate_limited", "Calls beyond their caller's rate", registry=registry)
         self.impressions_dropped = Counter("recsys_api_impressions_dropped", "Found the queue full", registry=registry)
 
 

@@ -43,6 +43,7 @@ class Query(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     goals: Annotated[dict[str, _Weight], Meta(max_length=16)] = {}
     explain: bool = False
     priority: Literal["interactive", "batch"] = "interactive"
+    fallback: Literal["auto", "always", "never"] = "auto"
 
     @property
     def wire_filters(self) -> Filters:

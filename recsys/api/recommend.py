@@ -15,7 +15,7 @@ from recsys.api.deps import Resources
 from recsys.api.engine_client import EngineLostError
 from recsys.api.query import Query
 from recsys.api.schemas import RecommendedItem
-from recsys.errors import InputError, OverloadedError
+from recsys.errors import InputError, OverloadedError, UnavailableError
 from recsys.wire import RankReply, RankRequest
 
 ANSWER_MARGIN_S = 0.01  # what the API itself needs after the engine's reply
@@ -73,6 +73,7 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
 
     Raises:
         InputError: the query is wrong. OverloadedError: refused to protect accepted work.
+        UnavailableError: the model cannot answer, and the query wants nothing else.
     """
     began = time.perf_counter()
     check_bounds(query, res)
@@ -80,12 +81,22 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     known = await user_state(query, res, budget_s)
     state_s = time.perf_counter() - began
     reply: RankReply | None = None
-    fallback = "the user's state cannot be read, so the answer is not personal" if known.failed else None
+    degraded, fallback = _Degraded(), None
+    if known.failed:
+        fallback = "the user's state cannot be read, so the answer is not personal"
+        if query.fallback == "never":
+            raise UnavailableError(fallback)
     try:
         reply = await ask_engine(query, known, request_id, budget_s - state_s, res)
+        degraded = _Degraded(reply.step, reply.redirected, reply.score_kept)
         items = await titled([(i.item_id, i.score, i.goals) for i in reply.items], res)
-    except EngineLostError as error:
-        reason = str(error)
+    except (EngineLostError, OverloadedError) as error:
+        reason, overloaded = str(error), isinstance(error, OverloadedError)
+        if overloaded and query.fallback != "always":
+            raise
+        if query.fallback == "never":
+            raise UnavailableError(reason) from None
+        degraded = _Degraded("shed" if overloaded else "calm")
         res.metrics.fallbacks.labels(reason.split(":", 1)[0]).inc()
         fallback = f"{reason}; these are popular items"
         items = _popular(query, known, res)
@@ -97,7 +108,7 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
             items=items,
             model_version=reply.model_version if reply else "",
             policy=reply.policy if reply else "",
-            degraded=_Degraded(reply.step, reply.redirected, reply.score_kept) if reply else _Degraded(),
+            degraded=degraded,
             cold_start=reply.cold_start if reply else not known.history,
             fallback=fallback,
             timing=_Timing(
@@ -195,6 +206,8 @@ async def ask_engine(
             return reply
         case "invalid":
             raise InputError(reply.error, field=reply.error.split(":", 1)[0])
+        case "refused" if reply.elsewhere:
+            raise EngineLostError(reply.error)
         case "refused" | "expired":
             raise OverloadedError(f"the engine is overloaded: {reply.error}", retry_after_s=reply.retry_after_s or 1.0)
         case _:

@@ -68,6 +68,12 @@ class RecommendationRequest(Body):
     goals: dict[str, Weight] = Field(default={}, max_length=16, description="Weight per goal; default click = 1")
     explain: bool = Field(default=False, description="Add the experts that scored each item")
     priority: Literal["interactive", "batch"] = "interactive"
+    fallback: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="Popular items in place of the model's answer: `auto` when no engine can answer, `always` also "
+        "when the engines are overloaded, `never` not at all; where they may not, the answer is 503. A process too "
+        "busy to read the request answers 503 in any case",
+    )
 
 
 class RecommendedItem(BaseModel):

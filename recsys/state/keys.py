@@ -12,7 +12,7 @@
 | {p}u:{user}:count | hash | kind -> number of interactions ever applied | kinds, TTL |
 | {p}u:{user}:profile | string | JSON {ts, attributes} | TTL |
 | {p}u:{user}:shown | zset | score ts, member JSON {request_id, items} | per-user max, TTL|
-| {p}u:{user}:early | zset | score ms, member answer + item: interactions that came before their answer | per-user max, TTL |
+| {p}u:{user}:early | zset | score ms, member answer + item: what was done before its answer came | per-user max, TTL |
 | {p}u:{user}:gone | string | stream id of the deletion; older entries of the user are ignored | TTL |
 | {p}items | hash | item_id -> JSON item | the catalogue |
 | {p}items:gone | zset | item_id -> ts of its deletion; an older item event does not bring it back | 100,000 |

@@ -42,6 +42,7 @@ bodies = st.fixed_dictionaries(
         "goals": st.dictionaries(st.sampled_from(["click", "like", "love", ""]), scalars, max_size=3),
         "explain": scalars,
         "priority": st.sampled_from(["interactive", "batch", "urgent", 1]),
+        "fallback": st.sampled_from(["auto", "always", "never", "maybe", None]),
         "kk": st.just(1),
     },
 )

@@ -1,0 +1,74 @@
+"""How often one caller may call: a token bucket each, asked before the body of a request is read.
+
+A caller is its `X-Api-Key`, or its address if it sends none. Keys are names here, not secrets: whoever must not invent
+new ones has to be stopped in front of the service. Each API process counts for itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from recsys.api.problems import problem, retry_after
+
+KEY_MAX = 128  # bytes of a key that are told apart
+
+
+class TokenBuckets:
+    """One bucket per caller, filled at `per_s` up to `burst`; the `callers_max` callers seen last are remembered.
+
+    Args:
+        per_s: tokens that a bucket gains per second, > 0.
+        burst: tokens in a full bucket, >= 1.
+        callers_max: buckets kept; a forgotten caller has a full one.
+    """
+
+    def __init__(self, per_s: float, burst: float, callers_max: int) -> None:
+        self._per_s = per_s
+        self._burst = burst
+        self._callers_max = callers_max
+        self._filled: OrderedDict[bytes, tuple[float, float]] = OrderedDict()  # caller -> (tokens, seconds)
+
+    def __len__(self) -> int:
+        return len(self._filled)
+
+    def take(self, caller: bytes, *, now_s: float) -> float:
+        """Take a token: 0 if there was one, else the seconds until there is."""
+        tokens, at_s = self._filled.pop(caller, (self._burst, now_s))
+        tokens = min(self._burst, tokens + (now_s - at_s) * self._per_s)
+        wait_s = max(0.0, (1 - tokens) / self._per_s)
+        self._filled[caller] = (tokens if wait_s else tokens - 1, now_s)
+        if len(self._filled) > self._callers_max:
+            self._filled.popitem(last=False)
+        return wait_s
+
+
+class RateLimit:
+    """ASGI middleware: calls of `/v1` beyond a caller's rate are answered with 429 and `Retry-After`."""
+
+    def __init__(self, app: ASGIApp, buckets: TokenBuckets, refused: Counter) -> None:
+        self._app = app
+        self._buckets = buckets
+        self._refused = refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith("/v1/"):
+            wait_s = self._buckets.take(caller_of(scope), now_s=time.monotonic())
+            if wait_s:
+                self._refused.inc()
+                detail = f"more requests than one caller may send; the next one in {wait_s:.2g} s"
+                await problem(429, detail, headers=retry_after(wait_s))(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def caller_of(scope: Scope) -> bytes:
+    """Who a request counts for."""
+    for name, value in scope["headers"]:
+        if name == b"x-api-key" and value:
+            return b"key " + bytes(value[:KEY_MAX])
+    host: str = scope["client"][0] if scope.get("client") else ""
+    return b"address " + host.encode()
