@@ -71,7 +71,8 @@ def _rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
         order_N = torch.from_numpy(np.argsort(small_N, kind="stable"))  # radix sort for the small types
     else:
         order_N = torch.argsort(keys_N, stable=True)
-    count_B = torch.bincount(keys_N, minlength=experts + 1)
+    # Not `bincount`: on a CUDA device it reads the largest key back.
+    count_B = keys_N.new_zeros(experts + 1).scatter_add_(0, keys_N, torch.ones_like(keys_N))
     start_B = count_B.cumsum(0) - count_B
     rank_N = torch.empty_like(keys_N)
     rank_N[order_N] = torch.arange(slots, device=keys_N.device) - start_B.repeat_interleave(count_B, output_size=slots)
