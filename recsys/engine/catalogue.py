@@ -47,6 +47,11 @@ class Catalogue:
         """Row of an item, 0 if it is not in the catalogue."""
         return self._row.get(item_id, 0)
 
+    def rows(self, item_ids: Iterable[str]) -> list[int]:
+        """Rows of items, 0 for those that are not in the catalogue."""
+        row = self._row.get
+        return [row(item_id, 0) for item_id in item_ids]
+
     def in_any_category(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Rows with at least one of these categories; an unknown category has none."""
         mask_I = np.zeros(len(self.item_ids), dtype=bool)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.engine.catalogue import Catalogue
-from recsys.engine.selection import eligible_rows, fuse_goals, goal_weights, pick
+from recsys.engine.packed_linear import pack_linears
+from recsys.engine.selection import Floats, Rows, eligible_rows, fuse_goals, goal_weights, pick
 from recsys.errors import InputError
 from recsys.model.ranker import Ranked
 from recsys.model.recommender import Recommender
@@ -20,13 +21,15 @@ from recsys.wire import ExpertUse, RankReply, RankRequest, ScoredItem, Similar
 from router.router import Router
 from router.shapes import RoutingPlan
 
+WIDTHS = 16  # histories are padded to a multiple of this: a few shapes, each of which is set up once
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
     """A valid request with what it means for this catalogue."""
 
     request: RankRequest
-    weights_G: NDArray[np.float64]
+    weights_G: Floats
     allowed_I: NDArray[np.bool_]
 
 
@@ -43,12 +46,13 @@ class Runner:
     """Runs micro-batches on one device.
 
     Args:
-        model: in evaluation mode, on the device it will run on.
+        model: on the device it will run on; it is turned to evaluation, and its linear layers are packed for it.
         candidates: candidates that retrieval hands to the ranker.
     """
 
     def __init__(self, model: Recommender, *, candidates: int) -> None:
         self.model = model.eval()
+        pack_linears(self.model)
         self._candidates = candidates
         self._device = model.device
 
@@ -112,20 +116,27 @@ class Runner:
         started: float,
         candidates: int,
     ) -> tuple[list[RankReply], Sequence[RoutingPlan], int]:
-        history_BL, kinds_BL, known_B = self._histories(jobs, catalogue)
-        encoded = self.model.encode(history_BL, kinds_BL, catalogue.table_ID)
+        history_BL, kinds_BL = self._histories(jobs, catalogue)
+        encoded = self.model.encode(
+            torch.from_numpy(history_BL).to(self._device),
+            torch.from_numpy(kinds_BL).to(self._device),
+            catalogue.table_ID,
+            compact=True,
+        )
         candidates_BN = self._retrieve(jobs, encoded.user_BD, catalogue, candidates)
         ranked = self.model.rank(encoded, torch.from_numpy(candidates_BN).to(self._device), catalogue.table_ID, router)
         logits_BNG = ranked.logits_BNG.double().cpu().numpy()
         compute_ms = (time.perf_counter() - started) * 1e3
-        kept_B, redirected_B = _route_quality(ranked)
+        score_BN, p_BNG = fuse_goals(logits_BNG, np.stack([job.weights_G for job in jobs]))
+        score_BN[candidates_BN == 0] = -np.inf
+        found_B = (candidates_BN > 0).sum(1).tolist()
+        kept, redirected_B = _route_quality(ranked)
         replies = []
         for b, job in enumerate(jobs):
-            filled = candidates_BN[b] > 0
-            rows_N = candidates_BN[b][filled]
-            log_score_N, p_NG = fuse_goals(logits_BNG[b][filled], job.weights_G)
-            chosen = pick(log_score_N, catalogue.vectors_ID[rows_N], job.request.k, job.request.diversity)
-            items = tuple(self._scored(catalogue, rows_N[n], log_score_N[n], p_NG[n]) for n in chosen)
+            rows_N, found = candidates_BN[b], found_B[b]
+            vectors_ND = catalogue.vectors_ID[rows_N[:found]] if job.request.diversity > 0 else catalogue.vectors_ID[:0]
+            chosen = pick(score_BN[b, :found], vectors_ND, job.request.k, job.request.diversity)
+            items = self._scored(catalogue, rows_N[chosen], score_BN[b, chosen], p_BNG[b, chosen])
             experts = (
                 self._explain(items, ranked.tokens_BN[b, chosen].tolist(), ranked.plans) if job.request.explain else ()
             )
@@ -137,36 +148,35 @@ class Runner:
                     model_version=self.model.version,
                     policy=router.policy.name,
                     step=step,
-                    score_kept=kept_B[b],
+                    score_kept=kept,
                     redirected=redirected_B[b],
-                    cold_start=not known_B[b],
-                    candidates=int(filled.sum()),
+                    cold_start=not history_BL[b].any(),
+                    candidates=found,
                     batch_requests=batch,
                     compute_ms=compute_ms,
                     experts=experts,
                 )
             )
-        return replies, ranked.plans, int((candidates_BN > 0).sum())
+        return replies, ranked.plans, sum(found_B)
 
-    def _histories(self, jobs: list[_Job], catalogue: Catalogue) -> tuple[Tensor, Tensor, list[bool]]:
+    def _histories(self, jobs: list[_Job], catalogue: Catalogue) -> tuple[Rows, Rows]:
         """Table rows and kinds of the histories, right-padded with 0; ids that the catalogue lacks are left out."""
-        longest = self.model.config.history
+        longest, kind_of = self.model.config.history, self.model.vocabulary.kind_indices
         rows_BL: list[list[int]] = []
         kinds_BL: list[list[int]] = []
         for job in jobs:
-            kinds = job.request.history_kinds or ("click",) * len(job.request.history)
-            pairs = [
-                (catalogue.row(item), self.model.vocabulary.kind_indices.get(kind, 0))
-                for item, kind in zip(job.request.history, kinds, strict=True)
-            ]
-            pairs = [pair for pair in pairs if pair[0]][-longest:]
-            rows_BL.append([row for row, _ in pairs])
-            kinds_BL.append([kind for _, kind in pairs])
-        width = max(1, *(len(rows) for rows in rows_BL)) if rows_BL else 1
-        pad = lambda lists: torch.tensor([values + [0] * (width - len(values)) for values in lists])  # noqa: E731
-        return pad(rows_BL).to(self._device), pad(kinds_BL).to(self._device), [bool(rows) for rows in rows_BL]
+            rows = catalogue.rows(job.request.history)
+            kinds = [kind_of.get(kind, 0) for kind in job.request.history_kinds or ("click",) * len(rows)]
+            if 0 in rows:
+                known = [n for n, row in enumerate(rows) if row]
+                rows, kinds = [rows[n] for n in known], [kinds[n] for n in known]
+            rows_BL.append(rows[-longest:])
+            kinds_BL.append(kinds[-longest:])
+        width = max(len(rows) for rows in rows_BL)
+        width = min(longest, max(1, -(-width // WIDTHS)) * WIDTHS)
+        return _padded(rows_BL, width), _padded(kinds_BL, width)
 
-    def _retrieve(self, jobs: list[_Job], user_BD: Tensor, catalogue: Catalogue, candidates: int) -> NDArray[np.int64]:
+    def _retrieve(self, jobs: list[_Job], user_BD: Tensor, catalogue: Catalogue, candidates: int) -> Rows:
         """Candidate rows per request, 0 = none: those named by the caller, else the nearest eligible items."""
         scores_BI = self.model.retrieval_scores(user_BD, catalogue.table_ID)
         allowed_BI = torch.from_numpy(np.stack([job.allowed_I for job in jobs])).to(self._device)
@@ -175,24 +185,27 @@ class Runner:
         top_scores_BN, top_rows_BN = scores_BI.topk(width, dim=1)
         found_BN = torch.where(top_scores_BN.isfinite(), top_rows_BN, 0).cpu().numpy()
         named = {b: self._named(job, catalogue) for b, job in enumerate(jobs) if job.request.candidates is not None}
-        used = max(
-            [len(rows) for rows in named.values()]
-            + [int((found_BN[b] > 0).sum()) for b in range(len(jobs)) if b not in named]
-        )
+        for b in named:
+            found_BN[b] = 0
+        used = max([int((found_BN > 0).sum(1).max()), *(len(rows) for rows in named.values())])
         rows_BN = np.zeros((len(jobs), max(1, used)), dtype=np.int64)
-        for b in range(len(jobs)):
-            rows = named[b] if b in named else found_BN[b][found_BN[b] > 0]
+        filled = min(used, width)
+        rows_BN[:, :filled] = found_BN[:, :filled]  # the best first, so what is missing is missing at the end
+        for b, rows in named.items():
             rows_BN[b, : len(rows)] = rows
         return rows_BN
 
     @staticmethod
-    def _named(job: _Job, catalogue: Catalogue) -> NDArray[np.int64]:
-        rows = np.unique([catalogue.row(item) for item in job.request.candidates or ()]).astype(np.int64)
+    def _named(job: _Job, catalogue: Catalogue) -> Rows:
+        rows = np.unique(np.array(catalogue.rows(job.request.candidates or ()), dtype=np.int64))
         return rows[job.allowed_I[rows]] if len(rows) else rows
 
-    def _scored(self, catalogue: Catalogue, row: int, log_score: float, p_G: NDArray[np.float64]) -> ScoredItem:
-        goals = {name: float(p) for name, p in zip(self.model.config.goals, p_G, strict=True)}
-        return ScoredItem(catalogue.item_ids[row], float(np.exp(log_score)), goals)
+    def _scored(self, catalogue: Catalogue, rows_K: Rows, log_score_K: Floats, p_KG: Floats) -> tuple[ScoredItem, ...]:
+        names, ids = self.model.config.goals, catalogue.item_ids
+        return tuple(
+            ScoredItem(ids[row], score, dict(zip(names, p_G, strict=True)))
+            for row, score, p_G in zip(rows_K.tolist(), np.exp(log_score_K).tolist(), p_KG.tolist(), strict=True)
+        )
 
     def _empty(self, request: RankRequest, router: Router, step: str, batch: int) -> RankReply:
         return RankReply(
@@ -223,12 +236,20 @@ class Runner:
         return tuple(uses)
 
 
-def _route_quality(ranked: Ranked) -> tuple[list[float], list[float]]:
-    """Per request: the score kept is its batch's, over which the router balances; the redirected share is its own."""
+def _padded(lists: list[list[int]], width: int) -> Rows:
+    rows_BL = np.zeros((len(lists), width), dtype=np.int64)
+    for b, values in enumerate(lists):
+        rows_BL[b, : len(values)] = values
+    return rows_BL
+
+
+def _route_quality(ranked: Ranked) -> tuple[float, list[float]]:
+    """The score kept by the batch, over which the router balances, and each request's own share of redirected slots."""
     real_BN = ranked.tokens_BN >= 0
-    owner_T = real_BN.nonzero()[:, 0]
-    tokens_B = real_BN.sum(1).clamp(min=1)
-    redirected_T = torch.stack([plan.redirected_TK.float().mean(1) for plan in ranked.plans]).mean(0)
-    redirected_B = torch.zeros(len(real_BN), device=owner_T.device).index_add(0, owner_T, redirected_T) / tokens_B
-    kept = float(torch.stack([plan.score_kept for plan in ranked.plans]).mean())
-    return [kept] * len(real_BN), redirected_B.tolist()
+    if not any(bool(plan.redirected_TK.any()) for plan in ranked.plans):
+        redirected_B = [0.0] * len(real_BN)
+    else:
+        redirected_T = torch.stack([plan.redirected_TK.float().mean(1) for plan in ranked.plans]).mean(0)
+        redirected_BN = torch.where(real_BN, redirected_T[ranked.tokens_BN], 0.0)
+        redirected_B = (redirected_BN.sum(1) / real_BN.sum(1).clamp(min=1)).tolist()
+    return float(torch.stack([plan.score_kept for plan in ranked.plans]).mean()), redirected_B

@@ -13,14 +13,17 @@ from recsys.wire import Filters, RankRequest
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
+NO_FILTERS = Filters()
 
 
 def eligible_rows(request: RankRequest, catalogue: Catalogue) -> NDArray[np.bool_]:
     """Rows of the catalogue that this answer may hold: live, filtered, not excluded, not seen."""
-    mask_I = catalogue.live_I & meets(request.filters, catalogue)
-    barred = [catalogue.row(item) for item in request.exclude]
+    mask_I = catalogue.live_I.copy()
+    if request.filters != NO_FILTERS:
+        mask_I &= meets(request.filters, catalogue)
+    barred = catalogue.rows(request.exclude)
     if request.exclude_seen:
-        barred += [catalogue.row(item) for item in request.history]
+        barred += catalogue.rows(request.history)
     mask_I[barred] = False  # unknown ids are row 0, which is never eligible anyway
     return mask_I
 
@@ -60,11 +63,11 @@ def fuse_goals(logits_NG: Floats, weights_G: Floats) -> tuple[Floats, Floats]:
     """One score per candidate: the weighted geometric mean of the goals' probabilities, and the probabilities.
 
     Worked out in logarithms, where large logits still differ; weights multiply the logarithms, so that a goal of
-    weight 2 counts twice and a negative one pushes away.
+    weight 2 counts twice and a negative one pushes away. A batch of requests may stand in front of both.
     """
     log_p_NG = -np.logaddexp(0.0, -logits_NG)
-    log_score_N = log_p_NG @ weights_G / np.abs(weights_G).sum()
-    return log_score_N, np.exp(log_p_NG)
+    share_G = weights_G / np.abs(weights_G).sum(axis=-1, keepdims=True)
+    return (log_p_NG @ share_G[..., None])[..., 0], np.exp(log_p_NG)
 
 
 def pick(log_score_N: Floats, vectors_ND: NDArray[np.float32], k: int, diversity: float) -> Rows:

@@ -25,6 +25,7 @@ from recsys.config import Settings
 from recsys.engine.admission import AdmissionQueue, Ticket
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.control import Control, Wanted
+from recsys.engine.freed_memory import keep_freed_memory
 from recsys.engine.pressure import Effort, Ladder, Limits, ServiceTime, effort
 from recsys.engine.runner import Runner
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
@@ -338,6 +339,7 @@ class Engine:
 
 def run_engine(settings: Settings) -> None:
     """Entry point: serve until SIGTERM or SIGINT."""
+    keep_freed_memory()
     engine = Engine(settings)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: engine.stop())

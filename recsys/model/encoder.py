@@ -109,12 +109,15 @@ class SequenceEncoder(nn.Module):
         for embedding in (self.begin_D, self.kinds.weight, self.positions.weight):
             nn.init.normal_(embedding, std=0.02)
 
-    def forward(self, history_BL: Tensor, kinds_BL: Tensor, table_ID: Tensor) -> Encoded:
+    def forward(self, history_BL: Tensor, kinds_BL: Tensor, table_ID: Tensor, *, compact: bool = False) -> Encoded:
         """See `Recommender.encode`."""
         B = history_BL.shape[0]
-        columns_BL, mask_BL = newest_first_in(history_BL, self.history)
-        events_BLD = F.embedding(history_BL.gather(1, columns_BL), table_ID)
-        events_BLD = events_BLD + self.kinds(kinds_BL.gather(1, columns_BL))
+        if compact:
+            mask_BL = history_BL != 0
+        else:
+            columns_BL, mask_BL = newest_first_in(history_BL, self.history)
+            history_BL, kinds_BL = history_BL.gather(1, columns_BL), kinds_BL.gather(1, columns_BL)
+        events_BLD = F.embedding(history_BL, table_ID) + self.kinds(kinds_BL)
         events_BLD = torch.cat([self.begin_D.expand(B, 1, -1), events_BLD], dim=1)
         mask_BL = F.pad(mask_BL, (1, 0), value=True)
         x_BLD = self.input_norm(events_BLD + self.positions.weight[: events_BLD.shape[1]])

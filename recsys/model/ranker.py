@@ -144,12 +144,16 @@ class Ranker(nn.Module):
             + self.context_in(context_BN2)
         )
         real_T = real_BN.reshape(B * N)
-        x_TD, plans = x_BND.reshape(B * N, D)[real_T], []  # padding must not take an expert's slots
+        x_TD, plans = x_BND.reshape(B * N, D), []
+        padded = not bool(real_T.all())
+        if padded:
+            x_TD = x_TD[real_T]  # padding must not take an expert's slots
         for layer, block in enumerate(self.blocks):
             x_TD, plan = block(x_TD, layer, router)
             plans.append(plan)
-        heads_NG = x_TD.new_zeros(B * N, len(self.retrieval_G))
-        heads_NG[real_T] = self.heads(self.final_norm(x_TD))
+        heads_NG = self.heads(self.final_norm(x_TD))
+        if padded:
+            heads_NG = heads_NG.new_zeros(B * N, len(self.retrieval_G)).masked_scatter(real_T[:, None], heads_NG)
         return Ranked(
             logits_BNG=retrieval_BN[..., None] * self.retrieval_G + heads_NG.view(B, N, len(self.retrieval_G)),
             plans=tuple(plans),

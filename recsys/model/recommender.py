@@ -70,18 +70,19 @@ class Recommender(nn.Module):
         content_ID = self.item_categories(categories_IC) + self.item_years(years_I)
         return content_ID + self.item_ids(ids_I) * known_I[:, None]
 
-    def encode(self, history_BL: Tensor, kinds_BL: Tensor, table_ID: Tensor) -> Encoded:
+    def encode(self, history_BL: Tensor, kinds_BL: Tensor, table_ID: Tensor, *, compact: bool = False) -> Encoded:
         """Read histories, newest event last.
 
         Args:
             history_BL: rows of the table, 0 = padding, anywhere in a row. L may be 0: a cold start.
             kinds_BL: index of the kind of each event, 0 = unknown.
+            compact: the caller promises at most `config.history` events a row, and padding at the end only.
             table_ID: from `item_table`.
 
         Returns:
             What `retrieval_scores` and `rank` need. Neither the amount of padding nor other rows change a row.
         """
-        encoded: Encoded = self.encoder(history_BL, kinds_BL, table_ID)
+        encoded: Encoded = self.encoder(history_BL, kinds_BL, table_ID, compact=compact)
         return encoded
 
     def retrieval_scores(self, user_BD: Tensor, table_ID: Tensor) -> Tensor:
