@@ -33,8 +33,16 @@ def main(argv: list[str]) -> None:
     csv = ["--csv", parsed.csv] if parsed.csv else []
     quiet = ["--loglevel", "WARNING"] if sys.stderr.isatty() else []  # log lines would break the progress bar
     sys.argv = ["locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", "--host", parsed.host]
-    sys.argv += [*csv, *quiet, *as_arguments(options), *for_locust]
+    sys.argv += [*csv, *quiet, *as_arguments(options), *_on_this_machine(for_locust)]
     run_locust()
+
+
+def _on_this_machine(for_locust: list[str]) -> list[str]:
+    """A master listens for workers on the loopback unless told otherwise."""
+    names = {argument.partition("=")[0] for argument in for_locust}
+    if names & {"--master", "--processes"} and "--master-bind-host" not in names:
+        return [*for_locust, "--master-bind-host=127.0.0.1"]
+    return for_locust
 
 
 if __name__ == "__main__":

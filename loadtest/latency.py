@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from typing import Any
 
 FLOOR_MS = 0.01
 CEILING_MS = 3_600_000.0
@@ -27,6 +28,17 @@ class LatencyHistogram:
         self._buckets[math.ceil(math.log(bounded / FLOOR_MS, GROWTH))] += 1
         self.count += 1
         self.max_ms = max(self.max_ms, ms)
+
+    def packed(self) -> dict[str, Any]:
+        """Plain numbers, for another process to add."""
+        return {"buckets": list(self._buckets.items()), "max_ms": self.max_ms}
+
+    def add(self, packed: dict[str, Any]) -> None:
+        """Count also what another process has recorded."""
+        for bucket, count in packed["buckets"]:
+            self._buckets[bucket] += count
+            self.count += count
+        self.max_ms = max(self.max_ms, packed["max_ms"])
 
     def quantile(self, q: float) -> float | None:
         """Upper edge in milliseconds of the bucket with the `q` quantile; None if nothing was recorded."""

@@ -19,14 +19,15 @@ import msgspec
 from gevent.pool import Pool
 from geventhttpclient import HTTPClient
 
-from loadtest.arrivals import Arrival, poisson
+from loadtest.arrivals import WHOLE, Arrival, Part, arrivals_of
 from loadtest.audience import Audience, Visit
 from loadtest.behaviour import Reaction, react
 from loadtest.contract import EventsTaken, Recommendations
+from loadtest.faults import ExpertHealth
 from loadtest.options import Options
-from loadtest.shapes import Phase, phases_of
+from loadtest.shapes import Phase
 from loadtest.summary import Counts, Outcome, Summary, classify
-from loadtest.tastes import Tastes
+from loadtest.tastes import Tastes, User
 
 RECOMMENDATIONS = "/v1/recommendations"
 EVENTS = "/v1/events"
@@ -70,18 +71,36 @@ class OpenLoop:
     Args:
         base_url: `http://host:port` of the service.
         options: of the run.
-        tastes: of its users.
+        tastes: of its users; None where real events are replayed.
         report: called once per finished request.
+        part: which part of the load this process makes.
+        health: of the expert that the run makes sick.
+
+    Raises:
+        LoadTestError: a category, item or file that is not there.
     """
 
-    def __init__(self, base_url: str, options: Options, tastes: Tastes, report: Report) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        options: Options,
+        tastes: Tastes | None,
+        report: Report,
+        *,
+        part: Part = WHOLE,
+        health: ExpertHealth | None = None,
+    ) -> None:
         self.options = options
         self.summary = Summary()
-        self.audience = Audience(tastes, options, Random(f"{options.seed}:audience"))
+        source = f"{options.seed}:audience" + (f":{part.index}" if part.index else "")
+        self.audience = Audience(tastes, options, Random(source)) if tastes else None
         self.started_s: float | None = None
         self.ended_s: float | None = None
         self.all_sent = False
-        self._arrivals = poisson(phases_of(options), Random(f"{options.seed}:arrivals"))
+        self.workers = 1
+        self._wait_until = 0.0
+        self._health = health
+        self._arrivals = arrivals_of(options, part)
         self._next = next(self._arrivals, None)
         self._in_flight = Pool(options.outstanding)
         self._report = report
@@ -100,22 +119,35 @@ class OpenLoop:
         return len(self._in_flight)
 
     @property
+    def category(self) -> str | None:
+        """What the present or last crowd wants."""
+        return self.audience.wanted if self.audience else None
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds since the start; stands still after `stop`."""
         if self.started_s is None:
             return 0.0
         return (self.ended_s or time.perf_counter()) - self.started_s
 
+    def begin_at(self, unix_s: float) -> None:
+        """Let `run` wait until then, for at most two seconds: parts of one load begin together."""
+        self._wait_until = min(unix_s, time.time() + 2.0)
+
     def run(self) -> None:
         """Offer all arrivals; returns when the last is on its way."""
-        self.started_s = time.perf_counter()
+        self.started_s = time.perf_counter() + max(0.0, self._wait_until - time.time())
         phase: Phase | None = None
         while (arrival := self._next) is not None:
             gevent.sleep(max(self.started_s + arrival.at_s - time.perf_counter(), 0.0))
             if self.ended_s is not None:
                 return
             self._next = next(self._arrivals, None)
-            visit = self.audience.visit(arrival.phase)
+            if arrival.event is not None:
+                visit = Visit(User(arrival.event.user_id, 1.0, {}))
+            else:
+                assert self.audience is not None, "only real events come without tastes"
+                visit = self.audience.visit(arrival.phase)
             if arrival.phase is not phase:
                 phase = arrival.phase
                 self._announce(phase)
@@ -137,10 +169,14 @@ class OpenLoop:
         self._arrivals.close()
         self._in_flight.kill()
         self._client.close()
+        if self._health is not None:
+            self._health.set(1.0)
 
     def _announce(self, phase: Phase) -> None:
-        crowd = f", {phase.crowd_share:.0%} of it on {self.audience.category!r}" if phase.crowd_share else ""
+        crowd = f", {phase.crowd_share:.0%} of it on {self.category!r}" if phase.crowd_share else ""
         logger.info("%s: %g requests/s for %g s%s", phase.name, phase.rate_per_s, phase.seconds, crowd)
+        if self._health is not None:
+            gevent.spawn(self._health.set, phase.expert_left)
 
     def _offer(self, arrival: Arrival, visit: Visit) -> None:
         counts = self.summary.of(arrival.phase.name)
@@ -155,16 +191,21 @@ class OpenLoop:
         assert self.started_s is not None
         due_s = self.started_s + arrival.at_s
         answer = self._ask(RECOMMENDATIONS, visit.body(self.options.k), due_s, counts, Recommendations)
-        if answer is None:
-            return
-        counts.record_step(answer.degraded.step, fallback=answer.fallback is not None)
-        whims = Random(f"{self.options.seed}:{arrival.number}")
-        shown = [(item.item_id, item.categories) for item in answer.items]
-        reactions = react(self.audience.affinities(visit, shown), whims)
-        if reactions:
-            self._send_events(reactions, answer.request_id, visit, arrival)
+        if answer is not None:
+            counts.record_step(answer.degraded.step, fallback=answer.fallback is not None)
+        if reactions := self._reactions(answer, arrival, visit):
+            self._send_events(reactions, answer.request_id if answer else None, visit, arrival)
 
-    def _send_events(self, reactions: list[Reaction], request_id: str, visit: Visit, arrival: Arrival) -> None:
+    def _reactions(self, answer: Recommendations | None, arrival: Arrival, visit: Visit) -> list[Reaction]:
+        """What the visitor does next: what really happened, or what the list makes of the visitor's taste."""
+        if arrival.event is not None:
+            return [(arrival.event.kind, arrival.event.item_id)]
+        if answer is None or self.audience is None:
+            return []
+        shown = [(item.item_id, item.categories) for item in answer.items]
+        return react(self.audience.affinities(visit, shown), Random(f"{self.options.seed}:{arrival.number}"))
+
+    def _send_events(self, reactions: list[Reaction], request_id: str | None, visit: Visit, arrival: Arrival) -> None:
         events = [
             {
                 "type": "interaction",
@@ -172,8 +213,8 @@ class OpenLoop:
                 "user_id": visit.user.id,
                 "item_id": item_id,
                 "kind": kind,
-                "request_id": request_id,
             }
+            | ({"request_id": request_id} if request_id else {})
             for n, (kind, item_id) in enumerate(reactions)
         ]
         counts = self.summary.events_of(arrival.phase.name)

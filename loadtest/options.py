@@ -10,8 +10,12 @@ from urllib.parse import urlsplit
 
 ENV_PREFIX = "LOADTEST_"
 # A web form must not choose files or open the world.
-COMMAND_LINE_ONLY = frozenset({"tastes", "summary_file", "allow_remote"})
-SHAPE_NAMES = ("steady", "flash_crowd", "demo")
+COMMAND_LINE_ONLY = frozenset({"tastes", "events_file", "event_columns", "summary_file", "allow_remote"})
+SHAPE_NAMES = (
+    "steady", "step", "flash_crowd", "hot_item", "diurnal", "self_exciting", "slow_expert", "dead_expert", "replay",
+    "demo",
+)  # fmt: skip
+AROUND_A_CROWD = frozenset({"flash_crowd", "hot_item", "slow_expert", "dead_expert"})
 
 
 class LoadTestError(Exception):
@@ -37,13 +41,23 @@ class Options:
 
     shape: str = _option("steady", "which load over time", choices=SHAPE_NAMES)
     tastes: str = _option("var/world/tastes.json", "file with the world's items, users and tastes")
-    rate: float = _option(20.0, "recommendation requests per second in calm", low=0.01, high=20_000)
+    rate: float = _option(20.0, "recommendation requests per second in calm, or their mean", low=0.01, high=20_000)
     duration: float = _option(60.0, "length of the run in seconds; `demo` has no end", low=0.1, high=86_400)
-    crowd_factor: float = _option(10.0, "rate of the crowd relative to calm", low=1, high=1_000)
-    crowd_seconds: float = _option(30.0, "how long a crowd stays", low=0.1, high=3_600)
-    crowd_share: float = _option(0.7, "share of the crowd's requests on its one category", low=0.5, high=1)
+    crowd_factor: float = _option(10.0, "rate of the crowd, last step or peak relative to calm", low=1, high=1_000)
+    crowd_seconds: float = _option(30.0, "how long a crowd stays, or an expert is sick", low=0.1, high=3_600)
+    crowd_share: float = _option(0.7, "share of the crowd's requests on its one category or item", low=0.5, high=1)
     crowd_every: float = _option(180.0, "seconds from one crowd to the next (`demo`)", low=1, high=86_400)
     category: str = _option("", "category of the crowd; empty = drawn by popularity, a new one each time")
+    item: str = _option("", "item of the crowd (`hot_item`); empty = drawn by popularity")
+    steps: int = _option(5, "levels of `step`", low=2, high=50)
+    excitation: float = _option(0.8, "requests that each request brings (`self_exciting`)", low=0, high=0.95)
+    excitation_s: float = _option(2.0, "mean seconds until they come", low=0.01, high=3_600)
+    expert: int = _option(0, "which expert is sick (`slow_expert`, `dead_expert`)", low=0, high=4_095)
+    expert_left: float = _option(0.25, "share of its capacity that a slow expert has", low=0.01, high=0.99)
+    events_file: str = _option("", "real events to replay: a MovieLens file or any csv (`replay`)")
+    event_columns: str = _option(
+        "user=1,item=2,value=3,ts=4", "its columns user, item, ts, and value or kind: numbers, or names of a header"
+    )
     k: int = _option(10, "items asked for", low=1, high=1_000)
     session_length: float = _option(8.0, "mean requests of a session", low=1, high=1_000)
     zipf: float = _option(0.5, "users are drawn by activity / rank ** zipf; 0 = by activity alone", low=0, high=3)
@@ -66,10 +80,12 @@ class Options:
                 raise LoadTestError(f"{name}: {value!r} is not one of {', '.join(choices)}")
             if low is not None and not low <= value <= high:  # NaN fails too
                 raise LoadTestError(f"{name}: {value} is not within {low} and {high}")
-        if self.shape == "flash_crowd" and self.duration <= self.crowd_seconds:
+        if self.shape in AROUND_A_CROWD and self.duration <= self.crowd_seconds:
             raise LoadTestError(
                 f"--duration: {self.duration} s leaves no calm around the {self.crowd_seconds} s of --crowd-seconds"
             )
+        if self.shape == "replay" and not self.events_file:
+            raise LoadTestError("--events-file: --shape replay needs a file of real events")
         if self.shape == "demo" and self.crowd_every <= self.crowd_seconds:
             raise LoadTestError(
                 f"--crowd-every: {self.crowd_every} s leaves no calm after {self.crowd_seconds} s of --crowd-seconds"

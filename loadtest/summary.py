@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from loadtest.latency import LatencyHistogram
@@ -69,6 +69,29 @@ class Counts:
         self.steps[step if step in self.steps or len(self.steps) < KINDS_MAX else "other"] += 1
         self.fallback += fallback
 
+    def packed(self) -> dict[str, Any]:
+        """Plain numbers and maps, for another process to add."""
+        values = {spec.name: getattr(self, spec.name) for spec in fields(self)}
+        return {
+            name: value.packed()
+            if isinstance(value, LatencyHistogram)
+            else dict(value)
+            if isinstance(value, Counter)
+            else value
+            for name, value in values.items()
+        }
+
+    def add(self, packed: Mapping[str, Any]) -> None:
+        """Count also what another process has counted."""
+        for name, value in packed.items():
+            own = getattr(self, name)
+            if isinstance(own, LatencyHistogram):
+                own.add(value)
+            elif isinstance(own, Counter):
+                own.update(value)
+            else:
+                setattr(self, name, own + value)
+
     @property
     def answered(self) -> int:
         """Requests that ended in any way."""
@@ -129,6 +152,24 @@ class Summary:
     def events_of(self, phase: PhaseName) -> Counts:
         """Counts of the event batches sent after answers of a phase."""
         return self.events.setdefault(phase, Counts())
+
+    def packed(self) -> dict[str, Any]:
+        """Plain numbers and maps, for another process to add."""
+        return {
+            "recommendations": {name: counts.packed() for name, counts in self.recommendations.items()},
+            "events": {name: counts.packed() for name, counts in self.events.items()},
+            "interactions": dict(self.interactions),
+            "rejected": self.rejected,
+        }
+
+    def add(self, packed: Mapping[str, Any]) -> None:
+        """Count also what another process has counted."""
+        for name, counts in packed["recommendations"].items():
+            self.of(name).add(counts)
+        for name, counts in packed["events"].items():
+            self.events_of(name).add(counts)
+        self.interactions.update(packed["interactions"])
+        self.rejected += packed["rejected"]
 
     def to_json(self, seconds: Mapping[PhaseName, float]) -> dict[str, Any]:
         """Both tables, the interactions by kind and how many were rejected; `seconds` spent in each phase."""

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from loadtest.options import SHAPE_NAMES, Options
-from loadtest.shapes import demo, flash_crowd, steady
+from loadtest.options import Options
+from loadtest.shapes import demo, diurnal, flash_crowd, hot_item, replay, self_exciting, sick_expert, steady, step
 from loadtest.shapes.phase import Phase, PhaseName, phase_at, seconds_by_name
 
-SHAPES: dict[str, Callable[[Options], Iterator[Phase]]] = dict(
-    zip(SHAPE_NAMES, (steady.phases, flash_crowd.phases, demo.phases), strict=True)
-)
+SHAPES: dict[str, Callable[[Options], Iterator[Phase]]] = {
+    "steady": steady.phases,
+    "step": step.phases,
+    "flash_crowd": flash_crowd.phases,
+    "hot_item": hot_item.phases,
+    "diurnal": diurnal.phases,
+    "self_exciting": self_exciting.phases,
+    "slow_expert": sick_expert.slow,
+    "dead_expert": sick_expert.dead,
+    "replay": replay.phases,
+    "demo": demo.phases,
+}
 ENDLESS = frozenset({"demo"})
 
 

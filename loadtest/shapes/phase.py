@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-PhaseName = Literal["calm", "crowd", "after"]
+PhaseName = str  # "calm", "crowd", "after", or "step 2" and so on
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +17,17 @@ class Phase:
         name: under which the answers are counted.
         seconds: length.
         rate_per_s: mean arrivals per second.
-        crowd_share: share of the arrivals that want the crowd's one category.
+        crowd_share: share of the arrivals that belong to the crowd.
+        about: what the crowd wants: one category, or what follows from one item.
+        expert_left: share of its capacity that one expert has.
     """
 
     name: PhaseName
     seconds: float
     rate_per_s: float
     crowd_share: float = 0.0
+    about: Literal["category", "item"] = "category"
+    expert_left: float = 1.0
 
 
 def phase_at(phases: Iterable[Phase], elapsed_s: float) -> Phase | None:

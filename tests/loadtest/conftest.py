@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -31,6 +32,7 @@ class FakeApi:
         status: answered to recommendations.
         body: answered instead of a list, if set.
         stall_after: recommendations answered before it stops answering; None = never.
+        key: of the last request.
         bodies: received requests, `(path, body)`.
     """
 
@@ -38,6 +40,7 @@ class FakeApi:
         self.status = 200
         self.body: bytes | None = None
         self.stall_after: int | None = None
+        self.key: str | None = None
         self.bodies: list[tuple[str, dict[str, Any]]] = []
         self.release = threading.Event()
         self._lock = threading.Lock()
@@ -47,7 +50,11 @@ class FakeApi:
             protocol_version = "HTTP/1.1"
             disable_nagle_algorithm = True
 
+            def do_PUT(self) -> None:
+                self.do_POST()
+
             def do_POST(self) -> None:
+                fake.key = self.headers.get("X-Api-Key")
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 status, answer = fake.answer(self.path, body)
                 self.send_response(status)
@@ -76,6 +83,8 @@ class FakeApi:
         with self._lock:
             self.bodies.append((path, body))
             asked = sum(1 for p, _ in self.bodies if p == "/v1/recommendations")
+        if path == "/v1/router":
+            return (200, b"{}") if self.key == "a-key" else (401, b'{"title": "wrong key"}')
         if path == "/v1/events":
             n = len(body["events"])
             return 202, json.dumps({"accepted": n, "duplicates": 0, "rejected": [], "event_ids": ["e"] * n}).encode()
@@ -123,3 +132,11 @@ def tastes_file(tmp_path: Path) -> Path:
     path = tmp_path / "tastes.json"
     path.write_text(json.dumps(WORLD))
     return path
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of the loopback that nobody listens on now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])

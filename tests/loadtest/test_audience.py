@@ -72,6 +72,26 @@ def test_each_crowd_draws_its_category_unless_one_is_given(tastes: Tastes) -> No
     assert {audience.visit(phase).category for phase in crowds} == {"noir"}
 
 
+def test_processes_with_chance_of_their_own_mean_the_same_crowd(tastes: Tastes) -> None:
+    crowds = [Phase("crowd", 30, 10, 1.0) for _ in range(6)]
+    one, other = (Audience(tastes, Options(seed=2), Random(seed)) for seed in (1, 2))
+    assert [one.visit(phase).category for phase in crowds] == [other.visit(phase).category for phase in crowds]
+
+
+def test_a_crowd_about_an_item_comes_by_that_item_alone_and_asks_for_anything(tastes: Tastes) -> None:
+    phase = Phase("crowd", 30, 10, 0.7, about="item")
+    audience = Audience(tastes, Options(), Random(5))
+    seen = [audience.visit(phase) for _ in range(1_000)]
+    crowd = [visit for visit in seen if visit.history]
+    assert len(crowd) == pytest.approx(700, abs=60)
+    [history] = {visit.history for visit in crowd}
+    assert audience.wanted == f"item {history[0]}"
+    assert crowd[0].body(5) == {"user_id": crowd[0].user.id, "k": 5, "history": list(history)}
+    assert Audience(tastes, Options(item="i7"), Random(5)).visit(Phase("crowd", 9, 9, 1.0, "item")).history == ("i7",)
+    with pytest.raises(LoadTestError, match="--item: 'i999' is not in the catalogue"):
+        Audience(tastes, Options(item="i999"), Random(5))
+
+
 def test_an_unknown_category_is_refused_with_the_known_ones(tastes: Tastes) -> None:
     with pytest.raises(LoadTestError, match="--category: 'opera' has no items; categories are comedy, noir, western"):
         Audience(tastes, Options(category="opera"), Random(5))

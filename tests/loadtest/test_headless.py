@@ -9,14 +9,12 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import Any, Protocol
 
 import pytest
 
-from loadtest.arrivals import poisson
+from loadtest.arrivals import Part, arrivals_of
 from loadtest.options import Options
-from loadtest.shapes import phases_of
 from recsys.api.schemas import EventsBody, InteractionBody, RecommendationRequest
 
 pytestmark = pytest.mark.e2e
@@ -69,8 +67,7 @@ def run(fake_api: Fake, tastes_file: Path, tmp_path: Path) -> Run:
 
 def due(**options: Any) -> int:
     """How many arrivals the seed gives, whatever the service does."""
-    given = Options(**options)
-    return sum(1 for _ in poisson(phases_of(given), Random(f"{given.seed}:arrivals")))
+    return sum(1 for _ in arrivals_of(Options(**options)))
 
 
 def test_a_flash_crowd_from_end_to_end(fake_api: Fake, run: Run, tmp_path: Path) -> None:
@@ -163,6 +160,77 @@ def test_a_slow_p99_fails_the_run(run: Run) -> None:
     assert [t["option"] for t in done.summary["thresholds"] if not t["ok"]] == ["max_p99_ms"]
 
 
+def test_an_expert_is_sick_for_as_long_as_it_is_told(fake_api: Fake, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOADTEST_ADMIN_KEY", "a-key")
+    arguments = ["--shape", "slow_expert", "--duration", "1.5", "--crowd-seconds", "0.5", "--rate", "40"]
+    done = run(*arguments, "--expert", "3", "--expert-left", "0.5")
+    assert done.code == 0, done.output
+    told = [body["health"] for body in fake_api.of("/v1/router")]
+    assert told[0] == {}, "the key is tried before anything is sent"
+    assert [health for health in told if health] == [{"3": 0.5}], done.output
+    assert told[-1] == {}
+    assert list(done.summary["phases"]) == ["calm", "crowd", "after"]
+    monkeypatch.setenv("LOADTEST_ADMIN_KEY", "another")
+    done = run(*arguments)
+    assert done.code == 2
+    assert "status 401" in done.output
+
+
+def test_real_events_are_sent_again_in_their_order(fake_api: Fake, run: Run, tmp_path: Path) -> None:
+    rows = [(n % 7, n, 1 + n % 5, 1_000 + (n * 37) % 101) for n in range(60)]
+    file = tmp_path / "u.data"
+    file.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
+    arguments = ["--shape", "replay", "--events-file", str(file), "--rate", "20", "--duration", "1"]
+    done = run(*arguments, tastes=Path("absent.json"))
+    assert done.code == 0, done.output
+    first = sorted(rows, key=lambda row: row[3])[:20]
+    asked = fake_api.of("/v1/recommendations")
+    assert sorted(body["user_id"] for body in asked) == sorted(str(row[0]) for row in first)
+    assert all("history" not in body for body in asked)
+    events = [event for body in fake_api.of("/v1/events") for event in body["events"]]
+    wanted = sorted((str(row[1]), "like" if row[2] >= 4 else "click") for row in first)
+    assert sorted((event["item_id"], event["kind"]) for event in events) == wanted
+
+
+def test_workers_make_one_load_together(fake_api: Fake, tastes_file: Path, tmp_path: Path, unused_port: int) -> None:
+    summary = tmp_path / "summary.json"
+    load = ["--shape", "flash_crowd", "--rate", "30", "--duration", "2", "--crowd-seconds", "1", "--crowd-factor", "3"]
+    ports = (["--master-bind-port", str(unused_port)], ["--master-port", str(unused_port)])
+    started = [
+        subprocess.Popen(
+            command(fake_api.url, tastes_file, summary, *role),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for role in (
+            [*load, "--master", "--expect-workers", "2", *ports[0]],
+            # what a worker is told itself counts for nothing: the master has the say
+            ["--worker", "--rate", "1000", *ports[1]],
+            ["--worker", *ports[1]],
+        )
+    ]
+    try:
+        outputs = [process.communicate(timeout=40)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in started] == [0, 0, 0], outputs
+    found = json.loads(summary.read_text())
+    assert found["workers"] == 2
+    assert found["passed"]
+    parts = [[arrival.phase.name for arrival in arrivals_of(Options(**FLASH), Part(index, 2))] for index in range(2)]
+    for name, phase in found["phases"].items():
+        assert phase["offered"] == phase["ok"] == sum(part.count(name) for part in parts)
+    assert len(fake_api.of("/v1/recommendations")) == sum(map(len, parts))
+
+
+FLASH = {"shape": "flash_crowd", "rate": 30, "duration": 2, "crowd_seconds": 1, "crowd_factor": 3}
+
+
 def test_the_demo_goes_on_until_it_is_asked_to_stop(fake_api: Fake, tastes_file: Path, tmp_path: Path) -> None:
     summary = tmp_path / "summary.json"
     arguments = ["--shape", "demo", "--rate", "20", "--crowd-every", "1", "--crowd-seconds", "0.4"]
@@ -198,9 +266,9 @@ def test_the_demo_goes_on_until_it_is_asked_to_stop(fake_api: Fake, tastes_file:
         (["--rate", "-1"], "--rate: -1.0 is not within"),
         (["--host", "http://192.0.2.1:8000"], "192.0.2.1 is not this machine; --allow-remote permits it"),
         (["--tastes", "absent.json"], "absent.json: cannot be read"),
-        (["--master"], "one process makes the whole load"),
+        (["--shape", "slow_expert"], "LOADTEST_ADMIN_KEY: --shape slow_expert needs the admin key"),
     ],
-    ids=["bound", "remote", "file", "distributed"],
+    ids=["bound", "remote", "file", "key"],
 )
 def test_a_run_that_cannot_start_says_why(fake_api: Fake, run: Run, arguments: list[str], complaint: str) -> None:
     done = run(*arguments)

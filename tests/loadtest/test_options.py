@@ -28,8 +28,11 @@ def parse(*arguments: str) -> Options:
         ({"crowd_share": 0.3}, "--crowd-share: 0.3 is not within 0.5 and 1"),
         ({"outstanding": 0}, "--outstanding"),
         ({"timeout": float("inf")}, "--timeout"),
-        ({"shape": "square"}, "--shape: 'square' is not one of steady, flash_crowd, demo"),
+        ({"shape": "square"}, "--shape: 'square' is not one of steady, step, flash_crowd"),
         ({"shape": "flash_crowd", "duration": 30.0}, "--duration: 30.0 s leaves no calm"),
+        ({"shape": "dead_expert", "duration": 30.0}, "--duration: 30.0 s leaves no calm"),
+        ({"shape": "replay"}, "--events-file: --shape replay needs a file"),
+        ({"excitation": 1.0}, "--excitation: 1.0 is not within 0 and 0.95"),
         ({"shape": "demo", "crowd_every": 10.0}, "--crowd-every: 10.0 s leaves no calm"),
     ],
 )

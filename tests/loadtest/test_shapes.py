@@ -38,6 +38,35 @@ def test_most_of_a_crowd_wants_one_category_and_nobody_else_does() -> None:
     assert shares == [0, 0.8, 0]
 
 
+def test_step_climbs_in_equal_steps_that_are_counted_apart() -> None:
+    options = Options(shape="step", rate=10, crowd_factor=3, steps=3, duration=30)
+    assert rates(options, 0, 10, 29.9, 30) == [("calm", 10), ("step 2", 20), ("step 3", 30), None]
+
+
+def test_a_hot_item_is_a_flash_crowd_about_one_item() -> None:
+    phases = list(phases_of(Options(shape="hot_item")))
+    assert [phase.about for phase in phases if phase.crowd_share] == ["item"]
+    assert [phase.rate_per_s for phase in phases] == [20, 200, 20]
+
+
+def test_a_day_goes_from_the_quiet_to_the_peak_and_back_without_losing_any_time() -> None:
+    phases = list(phases_of(Options(shape="diurnal", rate=10, crowd_factor=5, duration=96)))
+    per_s = [phase.rate_per_s for phase in phases]
+    assert sum(phase.seconds for phase in phases) == pytest.approx(96)
+    assert per_s == pytest.approx(per_s[::-1])
+    assert 10 < per_s[0] < 10.1
+    assert 49.9 < max(per_s) < 50
+    assert sum(per_s) / len(per_s) == pytest.approx(30)
+    assert list(dict.fromkeys(phase.name for phase in phases)) == ["calm", "crowd", "after"]
+
+
+@pytest.mark.parametrize(("shape", "left"), [("slow_expert", 0.25), ("dead_expert", 0.0)])
+def test_an_expert_is_sick_in_the_middle_and_the_rate_stays(shape: str, left: float) -> None:
+    phases = list(phases_of(Options(shape=shape)))
+    assert [phase.expert_left for phase in phases] == [1.0, left, 1.0]
+    assert {phase.rate_per_s for phase in phases} == {20}
+
+
 def test_demo_has_a_crowd_in_every_period_without_end() -> None:
     options = Options(shape="demo", rate=5, crowd_every=100, crowd_seconds=20)
     assert rates(options, 0, 79, 80, 99, 100, 181, 1_000_081) == [
@@ -58,7 +87,11 @@ def test_each_crowd_of_the_demo_is_a_new_one() -> None:
 
 @pytest.mark.parametrize("name", SHAPE_NAMES)
 def test_every_named_shape_exists_and_begins_calm(name: str) -> None:
-    assert next(SHAPES[name](Options(shape=name))).name == "calm"
+    assert next(SHAPES[name](Options(shape=name, events_file="events.csv"))).name == "calm"
+
+
+def test_the_table_of_shapes_is_that_of_the_options() -> None:
+    assert tuple(SHAPES) == SHAPE_NAMES
 
 
 def test_seconds_spent_by_phase_stop_where_the_run_stopped() -> None:

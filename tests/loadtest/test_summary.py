@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -118,3 +119,30 @@ def test_every_request_that_was_due_is_in_the_document_once() -> None:
     assert figures["offered_per_s"] == 10
     assert figures["achieved_per_s"] == 9.5
     assert figures["goodput_per_s"] == 6
+
+
+def test_counts_of_two_processes_add_up_after_a_journey_as_plain_values() -> None:
+    def counted(seed: int, many: int) -> Summary:
+        rng, summary = Random(seed), Summary()
+        for n in range(many):
+            counts = summary.of("crowd" if n % 3 else "calm")
+            counts.offered += 1
+            counts.record_sent(rng.random())
+            counts.record("ok", response_ms=rng.lognormvariate(2, 1), service_ms=1.0)
+            counts.record_step("calm", fallback=False)
+        summary.events_of("calm").record("error", response_ms=1, service_ms=1, kind="timeout")
+        summary.interactions.update(click=many)
+        return summary
+
+    whole = Summary()
+    for part in (counted(1, 500), counted(2, 300)):
+        whole.add(msgspec.msgpack.decode(msgspec.msgpack.encode(part.packed())))
+    told = whole.to_json({"calm": 1.0, "crowd": 1.0})
+    assert sum(phase["ok"] for phase in told["phases"].values()) == 800
+    assert told["interactions"] == {"click": 800}
+    assert told["events"]["calm"]["error_kinds"] == {"timeout": 2}
+    assert whole.of("crowd").steps == {"calm": whole.of("crowd").ok}
+    latencies = [part.of("crowd").response.quantile(0.99) for part in (counted(1, 500), counted(2, 300))]
+    together = whole.of("crowd").response.quantile(0.99)
+    assert together is not None
+    assert min(filter(None, latencies)) <= together <= max(filter(None, latencies))
