@@ -1,12 +1,8 @@
-"""SwiGLU experts over expert-ordered rows: gather the tokens, two batched products, weighted sum back.
+"""SwiGLU experts over rows in expert order: static slots, or as many rows as each expert was given (dropless).
 
-One layout serves both forms. The rows of expert e stand together, `rows[e]` of them: its capacity in the static form (a
-constant, so that no value has to be read back from a device), its load in the dropless form. Neighbouring experts
-with equally many rows are multiplied in one batched product, as many at a time as keep the hidden activations in
-the second-level cache.
-
-The backward pass recomputes the hidden activations instead of keeping them, and sums by gathering: no float atomics,
-so two runs give the same bits.
+Compiled for the processor where `kernels.cpu` serves, else in torch: neighbouring experts with equally many rows are
+multiplied in one batched product, as many at a time as keep the hidden activations in the second-level cache.
+The backward pass, torch everywhere, recomputes the hidden activations instead of keeping them.
 """
 
 from __future__ import annotations
@@ -17,36 +13,92 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.combine import combine
+from kernels.cpu import library
+from kernels.plan import rows_of, token_of_row
 from kernels.workspace import Workspace
 
 HIDDEN_BYTES_IN_CACHE = 1 << 20
+FEW_ROWS = 64
+"""Rows per expert up to which one grouped call is faster than a product per expert (measured, float32, one thread)."""
 _scratch = Workspace()
 
 
-def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, rows: list[int]) -> Tensor:
-    """Row of each slot in the expert-ordered layout, int64.
+@torch.library.custom_op("moe::expert_ffn", mutates_args=())
+def expert_ffn(
+    x_TD: Tensor, slot_TK: Tensor, load_E: Tensor, w_up_ED2H: Tensor, w_down_EHD: Tensor, capacity: int | None
+) -> Tensor:
+    """The expert of each row applied to the token of that row, (rows + 1, D) in the order of `slot_rows`.
 
-    `sum(rows)` where the slot is unused or beyond its expert's rows.
+    Rows that no slot names are zeros, so is the last one: slots that are not used point there. Differentiable in x and
+    in the weights.
+
+    Args:
+        x_TD: tokens; those without a used slot are not read.
+        slot_TK: from `slot_rows` with the same capacity.
+        load_E: slots per expert; the static form reads no value of it in torch.
+        w_up_ED2H: gate and value halves side by side.
+        w_down_EHD: back to the width of the model.
+        capacity: rows per expert for static slots, None = dropless.
     """
-    starts, total = [], 0
-    for count in rows:
-        starts.append(total)
-        total += count
-    starts_E, rows_E = expert_ids_TK.new_tensor(starts), expert_ids_TK.new_tensor(rows)
-    expert_TK = expert_ids_TK.clamp_min(0)
-    used_TK = (expert_ids_TK >= 0) & (rank_TK < rows_E[expert_TK])
-    return torch.where(used_TK, starts_E[expert_TK] + rank_TK, total)
+    if library.serves(x_TD, w_up_ED2H, w_down_EHD):
+        return library.experts(x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
+    total, width = rows_of(slot_TK.numel(), load_E.shape[0], capacity), x_TD.shape[1]
+    y_SD = x_TD.new_empty(total + 1, width)
+    y_SD[total] = 0
+    if total and x_TD.shape[0]:
+        x_SD = _gathered(x_TD, slot_TK, total, "x")
+        if capacity is None:
+            _dropless(x_SD, load_E, w_up_ED2H, w_down_EHD, y_SD)
+        else:
+            _batched(x_SD, [capacity] * load_E.shape[0], w_up_ED2H, w_down_EHD, y_SD)
+        return y_SD
+    return y_SD.zero_()
 
 
-def _token_of_row(slot_TK: Tensor, total: int, empty: int) -> Tensor:
-    """Inverse of `slot_rows`: the token of each row, `empty` where a row has none.
+@expert_ffn.register_fake
+def _(x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, capacity):  # type: ignore[no-untyped-def]
+    return x_TD.new_empty(rows_of(slot_TK.numel(), load_E.shape[0], capacity) + 1, x_TD.shape[1])
 
-    One row more than `total`, for the unused slots.
-    """
-    tokens, k = slot_TK.shape
-    token_S = slot_TK.new_full((total + 1,), empty)
-    token_N = torch.arange(tokens, device=slot_TK.device).repeat_interleave(k)
-    return token_S.scatter_(0, slot_TK.reshape(-1), token_N)
+
+def _gathered(x_TD: Tensor, slot_TK: Tensor, total: int, name: str) -> Tensor:
+    """The token of each row, in scratch memory; zeros where a row has none."""
+    tokens, width = x_TD.shape
+    token_S = token_of_row(slot_TK, total)
+    x_SD = _scratch.take(name, (total, width), x_TD)
+    torch.index_select(x_TD, 0, token_S.clamp_max(tokens - 1), out=x_SD)
+    return x_SD.masked_fill_((token_S == tokens)[:, None], 0)
+
+
+def _swiglu(up_NR: Tensor) -> Tensor:
+    """In place; bfloat16 is rounded once, after the product."""
+    hidden = up_NR.shape[-1] // 2
+    gate_NH, value_NH = up_NR[..., :hidden], up_NR[..., hidden:]
+    if up_NR.dtype == torch.bfloat16:
+        return F.silu(gate_NH.float(), inplace=True).mul_(value_NH).bfloat16()
+    return F.silu(gate_NH, inplace=True).mul_(value_NH)
+
+
+def _dropless(x_SD: Tensor, load_E: Tensor, w_up_ED2H: Tensor, w_down_EHD: Tensor, y_SD: Tensor) -> None:
+    load: list[int] = load_E.tolist()
+    used = sum(load)
+    y_SD[used:] = 0
+    widths = x_SD.shape[1] * x_SD.element_size(), w_down_EHD.shape[1] * x_SD.element_size()
+    if 0 < used <= FEW_ROWS * len(load) and x_SD.dtype != torch.float64 and not any(w % 16 for w in widths):
+        ends_E = load_E.cumsum(0).to(torch.int32)
+        up_NR = F.grouped_mm(x_SD[:used], w_up_ED2H, offs=ends_E)
+        y_SD[:used] = F.grouped_mm(_swiglu(up_NR).contiguous(), w_down_EHD, offs=ends_E)
+    else:
+        _batched(x_SD, load, w_up_ED2H, w_down_EHD, y_SD)
+
+
+def _batched(x_SD: Tensor, rows: list[int], w_up_ED2H: Tensor, w_down_EHD: Tensor, y_SD: Tensor) -> None:
+    width = w_up_ED2H.shape[2]
+    for experts, span, count in _blocks(rows, width, x_SD.element_size()):
+        batch = experts.stop - experts.start
+        up_BCR = _scratch.take("up", (batch, count, width), x_SD)
+        torch.bmm(x_SD[span].view(batch, count, -1), w_up_ED2H[experts], out=up_BCR)
+        torch.bmm(_swiglu(up_BCR), w_down_EHD[experts], out=y_SD[span].view(batch, count, -1))
 
 
 def _blocks(rows: list[int], width: int, item_bytes: int) -> Iterator[tuple[slice, slice, int]]:
@@ -65,128 +117,55 @@ def _blocks(rows: list[int], width: int, item_bytes: int) -> Iterator[tuple[slic
         first, start = last, stop
 
 
-def expert_ffn(x_SD: Tensor, rows: list[int], w_up_ED2H: Tensor, w_down_EHD: Tensor, y_SD: Tensor) -> Tensor:
-    """Apply expert e to its `rows[e]` rows of `x_SD`, into `y_SD`. Static slots: all of `rows` equal. No gradient."""
-    hidden = w_down_EHD.shape[1]
-    for experts, span, count in _blocks(rows, 2 * hidden, x_SD.element_size()):
-        batch = experts.stop - experts.start
-        up_BC2H = _scratch.take("up", (batch, count, 2 * hidden), x_SD)
-        torch.bmm(x_SD[span].view(batch, count, -1), w_up_ED2H[experts], out=up_BC2H)
-        gate_BCH = F.silu(up_BC2H[..., :hidden], inplace=True).mul_(up_BC2H[..., hidden:])
-        torch.bmm(gate_BCH, w_down_EHD[experts], out=y_SD[span].view(batch, count, -1))
-    return y_SD
-
-
-def combine(y_SD: Tensor, slot_TK: Tensor, gates_TK: Tensor) -> Tensor:
-    """`y_TD[t] = sum over k of gates[t, k] * y_SD[slot[t, k]]`, always summed in slot order. No gradient.
-
-    The last row of `y_SD` must be zeros: unused slots point there.
-    """
-    if slot_TK.numel() == 0:
-        return y_SD.new_zeros(slot_TK.shape[0], y_SD.shape[1])
-    return F.embedding_bag(slot_TK, y_SD, per_sample_weights=gates_TK.to(y_SD.dtype), mode="sum")
-
-
-def _unused_to_zero(gates_TK: Tensor, slot_TK: Tensor, total: int) -> Tensor:
-    return gates_TK.masked_fill(slot_TK == total, 0)
-
-
-@torch.library.custom_op("moe::experts", mutates_args=())
-def experts(
+@torch.library.custom_op("moe::expert_ffn_backward", mutates_args=())
+def expert_ffn_backward(
+    dy_SD: Tensor,
     x_TD: Tensor,
-    expert_ids_TK: Tensor,
-    gates_TK: Tensor,
-    rank_TK: Tensor,
-    rows: list[int],
+    slot_TK: Tensor,
+    load_E: Tensor,
     w_up_ED2H: Tensor,
     w_down_EHD: Tensor,
-) -> Tensor:
-    """Experts of every used slot, weighted and summed per token: (T, D)."""
-    total, width = sum(rows), x_TD.shape[1]
-    if not total or not x_TD.shape[0]:
-        return torch.zeros_like(x_TD)
-    slot_TK = slot_rows(expert_ids_TK, rank_TK, rows)
-    x_SD = _scratch.take("x", (total, width), x_TD)
-    torch.index_select(
-        x_TD, 0, _token_of_row(slot_TK, total, 0)[:total], out=x_SD
-    )  # rows of empty slots are never read back
-    y_SD = _scratch.take("y", (total + 1, width), x_TD)
-    y_SD[total] = 0
-    expert_ffn(x_SD, rows, w_up_ED2H, w_down_EHD, y_SD[:total])
-    return combine(y_SD, slot_TK, _unused_to_zero(gates_TK, slot_TK, total))
-
-
-@experts.register_fake
-def _(x_TD, expert_ids_TK, gates_TK, rank_TK, rows, w_up_ED2H, w_down_EHD):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x_TD)
-
-
-@torch.library.custom_op("moe::experts_backward", mutates_args=())
-def experts_backward(
-    dy_TD: Tensor,
-    x_TD: Tensor,
-    expert_ids_TK: Tensor,
-    gates_TK: Tensor,
-    rank_TK: Tensor,
-    rows: list[int],
-    w_up_ED2H: Tensor,
-    w_down_EHD: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of `experts` for x, gates, w_up and w_down."""
+    capacity: int | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `expert_ffn` for x, w_up and w_down. Sums by gathering: no atomics, the same bits every time."""
     dw_up_ED2H, dw_down_EHD = torch.zeros_like(w_up_ED2H), torch.zeros_like(w_down_EHD)
-    total, (tokens, width), hidden = sum(rows), x_TD.shape, w_down_EHD.shape[1]
-    if not total or not tokens:
-        return torch.zeros_like(x_TD), torch.zeros_like(gates_TK), dw_up_ED2H, dw_down_EHD
-    slot_TK = slot_rows(expert_ids_TK, rank_TK, rows)
-    token_S = _token_of_row(slot_TK, total, tokens)[:total]
-    empty_S1 = (token_S == tokens)[:, None]
-    token_S = token_S.clamp_max(tokens - 1)
-    # Empty rows must be zero here: they enter the sums over rows that make the weights' gradients.
-    x_SD = torch.index_select(x_TD, 0, token_S, out=_scratch.take("x", (total, width), x_TD)).masked_fill_(empty_S1, 0)
-    dy_SD = torch.index_select(dy_TD, 0, token_S, out=_scratch.take("y", (total, width), x_TD)).masked_fill_(
-        empty_S1, 0
-    )
-    gate_S1 = x_TD.new_zeros(total + 1).scatter_(0, slot_TK.reshape(-1), gates_TK.reshape(-1).to(x_TD.dtype))[
-        :total, None
-    ]
-    dgate_S = x_TD.new_zeros(total + 1)
-    dx_SD = x_TD.new_zeros(total + 1, width)
-    for e, span, count in _blocks(rows, 2 * hidden, x_TD.element_size()):
+    total = dy_SD.shape[0] - 1
+    if not total or not x_TD.shape[0]:
+        return torch.zeros_like(x_TD), dw_up_ED2H, dw_down_EHD
+    rows: list[int] = load_E.tolist() if capacity is None else [capacity] * load_E.shape[0]
+    x_SD = _gathered(x_TD, slot_TK, total, "x")
+    dx_SD = torch.zeros_like(dy_SD)
+    for e, span, count in _blocks(rows, w_up_ED2H.shape[2], x_TD.element_size()):
         shape = (e.stop - e.start, count, -1)
-        x_BCD, dy_BCD, gate_BC1 = x_SD[span].view(shape), dy_SD[span].view(shape), gate_S1[span].view(shape)
+        x_BCD, dy_BCD = x_SD[span].view(shape), dy_SD[span].view(shape)
         a_BCH, b_BCH = torch.bmm(x_BCD, w_up_ED2H[e]).chunk(2, dim=2)
         sigmoid_BCH = a_BCH.sigmoid()
         silu_BCH = a_BCH * sigmoid_BCH
-        h_BCH = silu_BCH * b_BCH
+        torch.bmm((silu_BCH * b_BCH).transpose(1, 2), dy_BCD, out=dw_down_EHD[e])
         dh_BCH = torch.bmm(dy_BCD, w_down_EHD[e].transpose(1, 2))
-        dgate_S[span] = (h_BCH * dh_BCH).sum(dim=2).view(-1)
-        torch.bmm(h_BCH.mul_(gate_BC1).transpose(1, 2), dy_BCD, out=dw_down_EHD[e])
-        dh_BCH.mul_(gate_BC1)
         da_BCH = dh_BCH * b_BCH * (sigmoid_BCH + silu_BCH * (1 - sigmoid_BCH))
-        dup_BC2H = torch.cat((da_BCH, dh_BCH * silu_BCH), dim=2)
-        torch.bmm(x_BCD.transpose(1, 2), dup_BC2H, out=dw_up_ED2H[e])
-        torch.bmm(dup_BC2H, w_up_ED2H[e].transpose(1, 2), out=dx_SD[:total][span].view(shape))
-    dgates_TK = dgate_S[slot_TK].to(gates_TK.dtype)
-    return combine(dx_SD, slot_TK, torch.ones_like(gates_TK)), dgates_TK, dw_up_ED2H, dw_down_EHD
+        dup_BCR = torch.cat((da_BCH, dh_BCH * silu_BCH), dim=2)
+        torch.bmm(x_BCD.transpose(1, 2), dup_BCR, out=dw_up_ED2H[e])
+        torch.bmm(dup_BCR, w_up_ED2H[e].transpose(1, 2), out=dx_SD[span].view(shape))
+    return combine(dx_SD, slot_TK, torch.ones_like(slot_TK, dtype=torch.float32)), dw_up_ED2H, dw_down_EHD
 
 
-@experts_backward.register_fake
-def _(dy_TD, x_TD, expert_ids_TK, gates_TK, rank_TK, rows, w_up_ED2H, w_down_EHD):  # type: ignore[no-untyped-def]
-    return tuple(torch.empty_like(t) for t in (x_TD, gates_TK, w_up_ED2H, w_down_EHD))
+@expert_ffn_backward.register_fake
+def _(dy_SD, x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, capacity):  # type: ignore[no-untyped-def]
+    return tuple(torch.empty_like(t) for t in (x_TD, w_up_ED2H, w_down_EHD))
 
 
 def _remember(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    x_TD, expert_ids_TK, gates_TK, rank_TK, rows, w_up_ED2H, w_down_EHD = inputs
-    ctx.rows = rows
-    ctx.save_for_backward(x_TD, expert_ids_TK, gates_TK, rank_TK, w_up_ED2H, w_down_EHD)
+    *tensors, ctx.capacity = inputs
+    ctx.save_for_backward(*tensors)
 
 
-def _gradients(ctx, dy_TD):  # type: ignore[no-untyped-def]
-    x_TD, expert_ids_TK, gates_TK, rank_TK, w_up_ED2H, w_down_EHD = ctx.saved_tensors
-    dx_TD, dgates_TK, dw_up, dw_down = experts_backward(
-        dy_TD.contiguous(), x_TD, expert_ids_TK, gates_TK, rank_TK, ctx.rows, w_up_ED2H, w_down_EHD
+def _gradients(ctx, dy_SD):  # type: ignore[no-untyped-def]
+    x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD = ctx.saved_tensors
+    dx_TD, dw_up, dw_down = expert_ffn_backward(
+        dy_SD.contiguous(), x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, ctx.capacity
     )
-    return dx_TD, None, dgates_TK, None, None, dw_up, dw_down
+    return dx_TD, None, None, dw_up, dw_down, None
 
 
-experts.register_autograd(_gradients, setup_context=_remember)
+expert_ffn.register_autograd(_gradients, setup_context=_remember)

@@ -1,5 +1,8 @@
 """The public face of the kernels: what the router and the model call.
 
+`route_and_plan`, `expert_ffn` and `combine` are one layer in three operations; `moe_experts` is the last two for a
+routing that was decided elsewhere. All are `torch.library` operations or made of them.
+
 Letters of tensor suffixes: T tokens, D width, H hidden width of an expert, E experts, K experts per token, S slots,
 C capacity.
 """
@@ -11,7 +14,9 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from kernels.experts import combine, expert_ffn, experts, slot_rows
+from kernels.combine import combine
+from kernels.experts import expert_ffn
+from kernels.plan import gate_scores, route_and_plan, slot_rows
 from kernels.selection import choose, kth_largest_of_rows, normalised_gates, rank_slots, split_rows
 
 __all__ = [
@@ -22,6 +27,7 @@ __all__ = [
     "kth_largest_of_rows",
     "moe_experts",
     "normalised_gates",
+    "planned_experts",
     "rank_slots",
     "route_and_plan",
     "slot_rows",
@@ -29,27 +35,6 @@ __all__ = [
 ]
 
 _TRITON_INSTALLED = find_spec("triton") is not None
-
-
-def gate_scores(x_TD: Tensor, gate_DE: Tensor) -> Tensor:
-    """Softmax over experts of `x @ gate`, in float32 at least (float64 stays float64). Differentiable."""
-    logits_TE = x_TD @ gate_DE
-    wide = torch.float64 if logits_TE.dtype == torch.float64 else torch.float32
-    return torch.softmax(logits_TE, dim=1, dtype=wide)
-
-
-def route_and_plan(
-    x_TD: Tensor, gate_DE: Tensor, bias_E: Tensor | None, prices_E: Tensor | None, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gate product, scores, choice by `score + bias - price`, gates from the scores alone, ranks.
-
-    Returns:
-        `scores_TE`, `expert_ids_TK`, `gates_TK` (differentiable in x and gate), `rank_TK`, `load_E`.
-    """
-    scores_TE = gate_scores(x_TD, gate_DE)
-    expert_ids_TK = choose(scores_TE, k, bias_E=bias_E, prices_E=prices_E)
-    rank_TK, load_E = rank_slots(expert_ids_TK, gate_DE.shape[1])
-    return scores_TE, expert_ids_TK, normalised_gates(scores_TE, expert_ids_TK), rank_TK, load_E
 
 
 def moe_experts(
@@ -70,11 +55,11 @@ def moe_experts(
         expert_ids_TK: int64, -1 = slot not used.
         gates_TK: weight of each slot.
         rank_TK: row of each slot inside its expert, as `rank_slots` numbers them.
-        load_E: slots per expert; read in the dropless form only.
+        load_E: slots per expert.
         w_up_ED2H: gate and value halves side by side.
         w_down_EHD: back to the width of the model.
         capacity: rows per expert for the static form, where slots ranked at or beyond it contribute nothing;
-            None for the dropless form, which reads `load_E` once.
+            None for the dropless form.
 
     Raises:
         ValueError: shapes that do not fit together, or a negative capacity.
@@ -90,12 +75,14 @@ def moe_experts(
             f"expert_ids {tuple(expert_ids_TK.shape)}, gates {tuple(gates_TK.shape)} and rank {tuple(rank_TK.shape)} "
             f"must all be (T, K) with T = {tokens}"
         )
+    if load_E.shape != (count,):
+        raise ValueError(f"load {tuple(load_E.shape)} must be (E,) with E = {count}")
     if capacity is not None and capacity < 0:
         raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
     if _triton_serves(x_TD, gates_TK, w_up_ED2H, w_down_EHD):
         return planned_experts(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
-    rows = _dropless_rows(load_E) if capacity is None else [capacity] * count
-    return experts(x_TD, expert_ids_TK, gates_TK, rank_TK, rows, w_up_ED2H, w_down_EHD)
+    slot_TK = slot_rows(expert_ids_TK, rank_TK, load_E, capacity)
+    return combine(expert_ffn(x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, capacity), slot_TK, gates_TK)
 
 
 @torch.library.custom_op("moe::planned_experts", mutates_args=())
@@ -128,13 +115,3 @@ def _triton_serves(x_TD: Tensor, *others: Tensor) -> bool:
     if not _TRITON_INSTALLED or not x_TD.is_cuda or x_TD.dtype == torch.float64:
         return False
     return not (torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, *others)))
-
-
-def _dropless_rows(load_E: Tensor) -> list[int]:
-    """Rows per expert without drops.
-
-    The loads, or all equal to the largest where padding is cheaper than many small products.
-    """
-    load: list[int] = load_E.tolist()
-    most = max(load, default=0)
-    return [most] * len(load) if most * len(load) <= max(sum(load), 64) * 1.25 else load

@@ -96,19 +96,6 @@ def test_gate_gradient_survives_a_token_without_slots() -> None:
     assert torch.isfinite(gradient_TE).all()
 
 
-def test_route_and_plan_puts_its_parts_together() -> None:
-    draws = torch.Generator().manual_seed(5)
-    x_TD, gate_DE = torch.randn(20, 6, generator=draws), torch.randn(6, 5, generator=draws)
-    bias_E, prices_E = torch.rand(5, generator=draws), torch.rand(5, generator=draws)
-    scores_TE, ids_TK, gates_TK, rank_TK, load_E = ops.route_and_plan(x_TD, gate_DE, bias_E, prices_E, 2)
-    assert torch.allclose(scores_TE, reference.gate_scores(x_TD, gate_DE))
-    assert torch.equal(ids_TK, (scores_TE + bias_E - prices_E).topk(2, dim=1).indices)
-    assert torch.allclose(gates_TK, scores_TE.gather(1, ids_TK) / scores_TE.gather(1, ids_TK).sum(1, keepdim=True))
-    assert torch.equal(rank_TK, reference.rank_slots(ids_TK, 5)[0])
-    assert int(load_E.sum()) == 40
-    assert ops.gate_scores(x_TD.bfloat16(), gate_DE.bfloat16()).dtype == torch.float32
-
-
 def test_opcheck() -> None:
     ids_TK = torch.tensor([[0, 1], [1, -1], [2, 0]])
     torch.library.opcheck(torch.ops.moe.rank_slots.default, (ids_TK, 3))
