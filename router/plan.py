@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from kernels.ops import choose, normalised_gates, rank_slots
-from router import compiled
 from router.shapes import RouterState, RoutingPlan
 
 
@@ -109,10 +108,6 @@ def _beside_wishes(expert_ids_TK: Tensor, wishes_TK: Tensor) -> tuple[Tensor, Te
 
     Returns the ordered ids, and True where a used slot is a replacement.
     """
-    if compiled.available and expert_ids_TK.device.type == "cpu":
-        ids_TK, redirected_TK = expert_ids_TK.clone(), torch.empty_like(expert_ids_TK, dtype=torch.bool)
-        compiled.beside_wishes(ids_TK.numpy(), wishes_TK.numpy(), redirected_TK.numpy())
-        return ids_TK, redirected_TK
     same_TKK = wishes_TK[:, :, None] == expert_ids_TK[:, None, :]
     granted_TK = same_TKK.any(dim=2)
     ids_TK = wishes_TK.clone()
