@@ -99,6 +99,8 @@ def _arguments(environment: Environment) -> Namespace:
 
 def _begin(environment: Environment) -> None:
     global _run
+    if isinstance(_run, Gathering) and _run.ended_s is None:
+        return  # a master is told twice
     _run = None
     try:
         _run = _gathering(environment) if isinstance(environment.runner, MasterRunner) else _alone(environment)

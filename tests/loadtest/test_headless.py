@@ -218,7 +218,7 @@ def test_workers_make_one_load_together(fake_api: Fake, tastes_file: Path, tmp_p
         for process in started:
             process.kill()
             process.wait()
-    assert [process.returncode for process in started] == [0, 0, 0], outputs
+    assert [process.returncode for process in started] == [0, 0, 0], outputs[0]
     found = json.loads(summary.read_text())
     assert found["workers"] == 2
     assert found["passed"]
