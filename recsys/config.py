@@ -109,9 +109,16 @@ class EngineSettings(_Section):
         pattern=r"^(ipc|tcp)://[^\s,]+(,(ipc|tcp)://[^\s,]+)*$",
     )
     model_dir: Path = Field(Path("models/current"), description="Folder written by `recsys train`")
+    models_dir: Path | None = Field(
+        None,
+        description="Folder with one folder per model version to choose from; none = the one that holds `model_dir`",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs")
     threads: PositiveInt = Field(1, description="Intra-op threads; at most half the cores when processes share them")
     queue_max: PositiveInt = Field(512, description="Requests waiting for a micro-batch; above it refused")
+    wait_max_ms: PositiveFloat = Field(
+        50.0, description="Longest delay allowed under load, from arrival at the engine to the answer; above it refused"
+    )
     batch_max: PositiveInt = Field(16, description="Most requests in one micro-batch")
     candidates: PositiveInt = Field(200, description="Candidates that retrieval hands to the ranker")
     candidates_economise: PositiveInt = Field(100, description="The same under the highest pressure before refusing")
@@ -147,9 +154,31 @@ class RouterSettings(_Section):
         1.5, ge=1.0, le=16.0, description="Slots per expert relative to the mean load, in calm"
     )
     capacity_factor_min: float = Field(1.0, ge=1.0, le=16.0, description="The same under pressure")
+    spare_slots: int = Field(
+        0, ge=0, le=1_024, description="Slots beside one per expert, given to the hottest experts every few seconds"
+    )
     capacity_factor_economise: float = Field(
         0.6, ge=0.1, le=1.0, description="The same under high pressure, by policies that bound the load"
     )
+
+
+class OnlineSettings(_Section):
+    """The learner: small steps on the stream between two trainings."""
+
+    group: str = Field("learner", description="Consumer group of the learner")
+    batch_max: PositiveInt = Field(64, description="Events learned from in one step")
+    replay: int = Field(64, ge=0, le=10_000, description="Recent events gone over again in each step")
+    replay_from: PositiveInt = Field(2_000, description="How many recent events these are drawn from")
+    learning_rate: PositiveFloat = Field(0.03, description="Step size of Adagrad on the item vectors")
+    first_square: PositiveFloat = Field(1e-4, description="What Adagrad's sum of squared gradients starts from")
+    change_max: PositiveFloat = Field(4.0, description="Longest change of an item's vector since the last publication")
+    publish_every_s: PositiveFloat = Field(20.0, description="How often what was learned becomes a served version")
+    guard_events: PositiveInt = Field(1_000, description="Newest events on which served and learned are compared")
+    guard_events_min: PositiveInt = Field(50, description="Fewer than these publish nothing")
+    guard_tolerance: Share = Field(0.01, description="Relative loss of NDCG taken for chance; above it a roll-back")
+    lag_max: PositiveInt = Field(20_000, description="Entries behind from which the learner skips to the newest")
+    versions_kept: int = Field(3, ge=2, le=100, description="Published versions whose folders are kept")
+    metrics_port: int = Field(0, ge=0, le=65_535, description="Learner's Prometheus port; 0 turns it off")
 
 
 class Settings(BaseSettings):
@@ -165,6 +194,7 @@ class Settings(BaseSettings):
     api: ApiSettings = ApiSettings()
     engine: EngineSettings = EngineSettings()
     router: RouterSettings = RouterSettings()
+    online: OnlineSettings = OnlineSettings()
     log_json: bool = Field(False, description="JSON log lines even on a terminal")
     seed: int = Field(0, ge=0, description="Seed of everything random")
 

@@ -6,7 +6,7 @@ so the two need no common clock. Every `RankRequest` gets exactly one `RankReply
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
@@ -135,7 +135,12 @@ class LayerLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSnapshot:
-    """What one engine did in one snapshot interval; published to the telemetry stream."""
+    """What one engine did in one snapshot interval; published to the telemetry stream.
+
+    `health` is the share of its capacity that each expert is given, `replicas` its slots with the spare ones,
+    `injected_us` expert -> microseconds per slot that are injected (dead: it never answers), `score_kept_min` the bound
+    of the policy's quality budget, `returned` why the policy went back by itself a moment ago.
+    """
 
     engine: str
     ts: int  # Unix ms
@@ -160,6 +165,20 @@ class LoadSnapshot:
     latency_ms_p95: float
     latency_ms_p99: float
     layers: list[LayerLoad]
+    health: list[float] = field(default_factory=list)
+    replicas: list[int] = field(default_factory=list)
+    injected_us: dict[str, float | Literal["dead"]] = field(default_factory=dict)
+    score_kept_min: float | None = None
+    returned: str = ""
+
+
+class EngineModels(msgspec.Struct, frozen=True):
+    """What one engine says of its model versions; `error`: why the last wanted one is not served."""
+
+    version: str
+    available: list[str]
+    activation: str = ""
+    error: str = ""
 
 
 _encoder = msgspec.msgpack.Encoder()

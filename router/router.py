@@ -34,6 +34,7 @@ class Router:
         self.last_plans: list[RoutingPlan | None] = [None] * layers
         self._states = [RouterState.initial(experts) for _ in range(layers)]
         self.set_health(torch.ones(experts))
+        self.set_replicas(torch.ones(experts))
 
     @staticmethod
     def unconstrained(layers: int, experts: int) -> Router:
@@ -63,26 +64,41 @@ class Router:
         self._health_E = health_E.detach().to("cpu", torch.float64)
         self._lost = bool((health_E < 1).any())
 
+    def set_replicas(self, replicas_E: Tensor) -> None:
+        """Slots of each expert: 1, and more for a hot one that was given spare ones.
+
+        Raises:
+            ValueError: wrong shape, or less than one.
+        """
+        if replicas_E.shape != (self.experts,) or bool((replicas_E < 1).any()):
+            raise ValueError(f"replicas must be >= 1 for each of {self.experts} experts")
+        self._replicas_E = replicas_E.detach().to("cpu", torch.float64)
+        self._spare = bool((replicas_E > 1).any())
+
     def capacity(self, tokens: int, k: int) -> Tensor:
         """Slots per expert for a batch of that many tokens, int64 (E,).
 
-        In proportion to health. What experts that are not well cannot take is added to the others, as far as the
-        capacity factor (at most 1) asks for it, so that a dead expert costs no slots.
+        In proportion to replicas and health. One that is not well is sized for this batch alone, since all would wait
+        for it. What such experts cannot take is added to the others as far as the capacity factor (at most 1) asks for
+        it, so that a dead expert costs no slots.
         """
-        tokens = max(tokens, self.tokens_min)
-        most = uniform_capacity(tokens, k, self.experts, self.capacity_factor)
-        if self._lost:
-            needed = min(1.0, self.capacity_factor) * tokens * k
-            grown = max(1.0, needed / max(most * float(self._health_E.sum()), 1e-9))
-            return (self._health_E * most * grown - 1e-9).ceil().clamp_max(tokens).to(torch.int64)
-        return torch.full((self.experts,), most, dtype=torch.int64)
+        longest = max(tokens, self.tokens_min)
+        most = uniform_capacity(longest, k, self.experts, self.capacity_factor)
+        if not (self._lost or self._spare):
+            return torch.full((self.experts,), most, dtype=torch.int64)
+        own = uniform_capacity(tokens, k, self.experts, self.capacity_factor)
+        slots_E = self._health_E * self._replicas_E * torch.where(self._health_E < 1, own, most)
+        needed = min(1.0, self.capacity_factor) * tokens * k
+        slots_E = slots_E * max(1.0, needed / max(float(slots_E.sum()), 1e-9))
+        return (slots_E - 1e-9).ceil().clamp_max(longest).to(torch.int64)
 
     def static_capacity(self, tokens: int, k: int) -> int | None:
         """Rows per expert to lay out for a batch of that many tokens; None = run dropless.
 
-        Static slots pay when they are nearly full: not without a bound, and not when the batch is below `tokens_min`.
+        Static slots pay when they are nearly full: not without a bound, not when the batch is below `tokens_min`, and
+        not when some experts have spare slots, because all would be laid out as long as the longest.
         """
-        if not self.policy.bounded or tokens < self.tokens_min:
+        if not self.policy.bounded or tokens < self.tokens_min or self._spare:
             return None
         return int(self.capacity(tokens, k).max())
 

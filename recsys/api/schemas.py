@@ -246,27 +246,71 @@ class ExpertsAnswer(BaseModel):
 ExpertNumber = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,3})$")]
 
 
+Capacity = Annotated[float, Field(ge=1.0, le=16.0), AfterValidator(_finite)]
+InjectedUs = Annotated[float, Field(ge=0, le=100_000), AfterValidator(_finite)]
+
+
+class QualityBudgetBody(Body):
+    """How much of the gate's score the new policy must keep; if it does not, the one before comes back by itself."""
+
+    score_kept_min: float = Field(gt=0, le=1, description="Least mean share of the gate's score, over tokens")
+    seconds: float = Field(default=5.0, ge=1, le=600, description="Time over which the mean is taken")
+
+
 class RouterBody(Body):
     """The routing policy wanted, its bounds, and the experts that are not well."""
 
     model_config = ConfigDict(
         extra="forbid",
-        json_schema_extra={"examples": [{"policy": "price", "capacity_factor": 1.25}, {"health": {"3": 0.0}}]},
+        json_schema_extra={
+            "examples": [
+                {"policy": "price", "capacity_factor": 1.25},
+                {"policy": "drop", "quality_budget": {"score_kept_min": 0.97, "seconds": 5}},
+                {"health": {"3": 0.0}},
+                {"inject": {"3": 50.0, "5": "dead"}},
+            ]
+        },
     )
 
     policy: str | None = Field(default=None, max_length=32)
-    capacity_factor: Annotated[float, Field(ge=1.0, le=16.0), AfterValidator(_finite)] | None = None
+    capacity_factor: Capacity | None = None
+    quality_budget: QualityBudgetBody | None = Field(
+        default=None, description="Of this switch; a later switch of policy or capacity_factor without one ends it"
+    )
     health: dict[ExpertNumber, Annotated[float, Field(ge=0, le=1), AfterValidator(_finite)]] | None = Field(
         default=None,
         max_length=1_024,
         description="Expert -> share of its capacity that is left, 0 = dead; replaces all said before, {} = all well",
     )
+    inject: dict[ExpertNumber, InjectedUs | Literal["dead"]] | None = Field(
+        default=None,
+        max_length=1_024,
+        description="For experiments. Expert -> microseconds that each of its slots takes longer, or `dead`: it never "
+        "answers. Engines really wait, measure it and route around it; replaces all said before, {} = none",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> RouterBody:
-        if self.policy is None and self.capacity_factor is None and self.health is None:
-            raise ValueError("name a policy, a capacity_factor or health")
+        if self.policy is None and self.capacity_factor is None:
+            if self.quality_budget is not None:
+                raise ValueError("quality_budget: comes with a policy or a capacity_factor")
+            if self.health is None and self.inject is None:
+                raise ValueError("name a policy, a capacity_factor, health or inject")
         return self
+
+
+class QualityBudgetAnswer(QualityBudgetBody):
+    """The budget in force, and what comes back if it is broken."""
+
+    previous_policy: str
+    previous_capacity_factor: float
+
+
+class PolicyReturned(BaseModel):
+    """The last switch was taken back because it broke its budget."""
+
+    why: str
+    ts: int = Field(description="Unix milliseconds")
 
 
 class RouterAnswer(BaseModel):
@@ -277,6 +321,9 @@ class RouterAnswer(BaseModel):
     policies: list[str]
     active: dict[str, str] = Field(description="Engine -> policy of its last snapshot")
     health: dict[str, float] = Field(default={}, description="Experts that are not well; see the body of the PUT")
+    inject: dict[str, float | Literal["dead"]] = Field(default={}, description="See the body of the PUT")
+    quality_budget: QualityBudgetAnswer | None = None
+    returned: PolicyReturned | None = None
 
 
 Policy = Annotated[str, Field(min_length=1, max_length=32), AfterValidator(_printable)]
@@ -385,9 +432,12 @@ class ServedModel(BaseModel):
 
 
 class ModelsAnswer(BaseModel):
-    """Model versions in service."""
+    """Model versions in service, and those to choose from."""
 
     models: list[ServedModel]
+    available: list[str] = Field(default=[], description="Versions that every engine has")
+    wanted: str | None = Field(default=None, description="Version that was activated last; none = the engines' own")
+    previous: str | None = Field(default=None, description="Version that a rollback activates")
 
 
 class Readiness(BaseModel):

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 from recsys.wire import RankRequest, Similar
 
@@ -65,13 +67,17 @@ class AdmissionQueue:
             self._ready.notify()
             return evicted
 
-    def take(self, most: int, *, now_s: float) -> tuple[list[Ticket], list[Ticket]]:
+    def take(
+        self, most: int, *, now_s: float, step_s: Callable[[int], float] = lambda requests: 0.0
+    ) -> tuple[list[Ticket], list[Ticket]]:
         """What is there now, without waiting: (batch, expired).
 
-        A batch has one policy; requests for another stay, in order, for the next call.
+        A batch has one policy; requests for another stay, in order, for the next call. It grows only while a step of
+        that size, `step_s`, meets the earliest deadline in it.
         """
         batch: list[Ticket] = []
         expired: list[Ticket] = []
+        earliest_s = inf
         with self._ready:
             for lane in self._lanes:
                 stay: list[Ticket] = []
@@ -79,8 +85,12 @@ class AdmissionQueue:
                     ticket = lane.popleft()
                     if ticket.deadline_s <= now_s:
                         expired.append(ticket)
+                    elif batch and now_s + step_s(len(batch) + 1) > min(earliest_s, ticket.deadline_s):
+                        stay.append(ticket)
+                        most = len(batch)
                     elif not batch or ticket.policy == batch[0].policy:
                         batch.append(ticket)
+                        earliest_s = min(earliest_s, ticket.deadline_s)
                     else:
                         stay.append(ticket)
                 lane.extendleft(reversed(stay))

@@ -1,64 +1,48 @@
-"""The engine's slow loop: publishes load, follows the catalogue and the wanted policy. Redis may come and go."""
+"""The engine's slow loop: publishes load, follows the catalogue, the wanted policy and the wanted model version.
+
+Redis may come and go.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Protocol
 
-import msgspec
 import redis
 import structlog
 
-from recsys.config import RouterSettings, Settings
+from recsys.config import Settings
+from recsys.engine.model_versions import ModelVersions, Served
+from recsys.engine.quality_budget import BudgetWatch
+from recsys.engine.wanted import Wanted
 from recsys.state.client import writer
 from recsys.state.items import CatalogueChange, CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
+from recsys.state.wanted_router import WantedRouter
+from recsys.wire import LoadSnapshot, encode_snapshot
 from router.policies import names
 
 log = structlog.get_logger(__name__)
 
-FACTOR_MAX = 16.0
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The policy and the bounds that `PUT /v1/router` asked for.
-
-    Attributes:
-        health: (expert, share of its capacity that is left) of experts that are not well.
-    """
-
-    policy: str
-    capacity_factor: float
-    health: tuple[tuple[int, float], ...] = ()
-
-    @staticmethod
-    def of(stored: Mapping[str, str], defaults: RouterSettings) -> Wanted:
-        """From the fields in Redis.
-
-        Raises:
-            ValueError: a field is not what it should be.
-        """
-        factor = float(stored.get("capacity_factor", defaults.capacity_factor))
-        if not 1 <= factor <= FACTOR_MAX:
-            raise ValueError(f"capacity_factor: {factor}, must be from 1 to {FACTOR_MAX}")
-        health = msgspec.json.decode(stored.get("health", "{}"), type=dict[int, float])
-        for expert, share in health.items():
-            if expert < 0 or not 0 <= share <= 1:
-                raise ValueError(f"health: {expert} = {share}, must be an expert and a share from 0 to 1")
-        return Wanted(stored.get("policy", defaults.policy), factor, tuple(sorted(health.items())))
+RETURN_SHOWN_S = 30.0  # snapshots say for that long that the policy went back by itself
 
 
 class Controlled(Protocol):
     """What the control loop does to an engine."""
 
+    name: str
+
+    @property
+    def model_version(self) -> str: ...
     def set_wanted(self, wanted: Wanted) -> None: ...
     def set_catalogue(self, items: Mapping[str, CatalogueItem]) -> None: ...
     def change_catalogue(self, change: CatalogueChange) -> None: ...
-    def snapshot(self) -> bytes: ...
+    def prepare(self, version: str) -> Served: ...
+    def adopt(self, served: Served) -> None: ...
+    def snapshot(self) -> LoadSnapshot: ...
 
 
 class Control:
@@ -70,9 +54,13 @@ class Control:
         self._keys = Keys(settings.redis.prefix)
         self._redis = writer(settings.redis)
         self._feed = CatalogueFeed(self._redis, self._keys)
+        self._router = WantedRouter(self._redis, self._keys)
+        self._models = ModelVersions(settings, self._redis, self._keys, engine)
         self._loaded = False
         self._introduced = False
         self._stored: dict[str, str] | None = None
+        self._watch: BudgetWatch | None = None
+        self._returned = ""
         self._outage = False
         self._follow_at_s = 0.0
 
@@ -94,17 +82,24 @@ class Control:
                 self._outage, self._introduced = True, False
             except Exception:  # the loop outlives any one bad item or answer
                 log.exception("control_failed")
+        self._models.close()
         self._redis.close()
 
-    def _tick(self, snapshot: bytes) -> None:
+    def _tick(self, snapshot: LoadSnapshot) -> None:
+        budget = self._watch.budget.score_kept_min if self._watch else None
+        snapshot = replace(snapshot, score_kept_min=budget, returned=self._returned)
         with self._redis.pipeline(transaction=False) as pipe:
-            pipe.xadd(self._keys.telemetry, {"s": snapshot}, maxlen=self._settings.engine.snapshots_max)
+            pipe.xadd(
+                self._keys.telemetry, {"s": encode_snapshot(snapshot)}, maxlen=self._settings.engine.snapshots_max
+            )
             pipe.hgetall(self._keys.router)
-            if not self._introduced:
-                pipe.hset(self._keys.router, "policies", msgspec.json.encode(names()))
             stored = pipe.execute()[1]
+        if not self._introduced:
+            self._router.introduce(names())
         self._introduced = True
         self._follow_router({key.decode(): value.decode() for key, value in stored.items()})
+        self._keep_budget(snapshot)
+        self._models.follow(now=not self._loaded)  # before the first catalogue, which is made for the model
         if time.monotonic() >= self._follow_at_s:
             self._follow_at_s = time.monotonic() + self._settings.engine.catalogue_poll_ms / 1e3
             self._follow_catalogue()
@@ -118,8 +113,27 @@ class Control:
             self._engine.set_wanted(wanted)
         except ValueError as error:  # somebody wrote it past the API
             log.warning("router_refused", error=str(error))
-        else:
-            log.info("router_set", policy=wanted.policy, factor=wanted.capacity_factor, health=dict(wanted.health))
+            return
+        log.info(
+            "router_set",
+            policy=wanted.policy,
+            factor=wanted.capacity_factor,
+            health=dict(wanted.health),
+            injected_s=dict(wanted.inject),
+        )
+        if (self._watch.budget if self._watch else None) != wanted.budget:
+            self._watch = BudgetWatch(wanted.budget, now_s=time.monotonic()) if wanted.budget else None
+
+    def _keep_budget(self, snapshot: LoadSnapshot) -> None:
+        """Go back to the policy before, if the present one has not kept what it had to."""
+        self._returned = self._router.returned(self._stored or {}, within_s=RETURN_SHOWN_S)
+        if self._watch is None or (kept := self._watch.observe(snapshot, now_s=time.monotonic())) is None:
+            return
+        budget = self._watch.budget
+        why = f"{snapshot.policy}: score kept {kept:.3f} over {budget.seconds:g} s, at least {budget.score_kept_min:g}"
+        if self._router.give_back(budget.switch, why):
+            log.warning("policy_returned", why=why)
+        self._watch = None
 
     def _follow_catalogue(self) -> None:
         if not self._loaded:

@@ -5,8 +5,8 @@
     economise  fewer expert slots than the tokens ask for, and higher up fewer candidates as well
     shed       refuse what cannot be answered in time, at once and with a time to come back
 
-One signal, expected wait / time left, turns it. Going up is immediate; going down waits, one rung at a time, for
-`dwell_s` below the rung's lower threshold, so that the ladder does not flicker.
+One signal, the delay in the queue relative to the delay that is allowed, turns it. Going up is immediate; going down
+waits, one rung at a time, for `dwell_s` below the rung's lower threshold, so that the ladder does not flicker.
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ class Ladder:
             return replace(self, height=self.height - 1, low_since_s=now_s)
         return self
 
+    def height_for(self, *, bounded: bool) -> int:
+        """The present height for a policy; `bounded`: it keeps every expert within its capacity, however small."""
+        return self.height if bounded else min(self.height, HIGHEST_UNBOUNDED)
+
     def rung(self, *, bounded: bool) -> Rung:
-        """The present rung for a policy; `bounded`: it keeps every expert within its capacity, however small."""
-        return RUNGS[self.height if bounded else min(self.height, HIGHEST_UNBOUNDED)]
+        """The rung there."""
+        return RUNGS[self.height_for(bounded=bounded)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,38 +104,3 @@ def effort(rung: Rung, limits: Limits) -> Effort:
             return Effort("redirect", min(limits.factor, limits.factor_min), 0, candidates)
         case "economise":
             return Effort("economise", limits.factor_economise, 0, candidates)
-
-
-class ServiceTime:
-    """Moving estimate of a micro-batch's cost: `step_s(n)` ~ fixed + n * per request.
-
-    Exponentially weighted least squares over (requests, seconds), so that it follows the machine.
-    """
-
-    def __init__(self, forget: float = 0.05) -> None:
-        self._forget = forget
-        self._n = self._t = self._nn = self._nt = 0.0
-        self._seen = 0
-
-    def observe(self, requests: int, seconds: float) -> None:
-        """One finished step."""
-        self._seen += 1
-        w = max(self._forget, 1 / self._seen)  # a plain mean until there is enough to forget
-        self._n += w * (requests - self._n)
-        self._t += w * (seconds - self._t)
-        self._nn += w * (requests * requests - self._nn)
-        self._nt += w * (requests * seconds - self._nt)
-
-    def step_s(self, requests: int) -> float:
-        """Expected seconds of a step of that many requests; 0 before the first observation."""
-        if not self._seen:
-            return 0.0
-        variance = self._nn - self._n * self._n
-        slope = max(0.0, (self._nt - self._n * self._t) / variance) if variance > 1e-9 else self._t / max(self._n, 1.0)
-        fixed = max(0.0, self._t - slope * self._n)
-        return fixed + slope * requests
-
-    def wait_s(self, queued: int, batch_max: int) -> float:
-        """Expected time until a request behind `queued` others is answered."""
-        steps, rest = divmod(queued + 1, batch_max)
-        return steps * self.step_s(batch_max) + (self.step_s(rest) if rest else 0.0)

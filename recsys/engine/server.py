@@ -13,7 +13,10 @@ import signal
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
 
 import msgspec
 import structlog
@@ -24,21 +27,32 @@ from prometheus_client import start_http_server
 from recsys.config import Settings
 from recsys.engine.admission import AdmissionQueue, Ticket
 from recsys.engine.catalogue import Catalogue
-from recsys.engine.control import Control, Wanted
+from recsys.engine.control import Control
 from recsys.engine.freed_memory import keep_freed_memory
-from recsys.engine.pressure import Effort, Ladder, Limits, ServiceTime, effort
-from recsys.engine.runner import Runner
+from recsys.engine.lanes import DEAD
+from recsys.engine.pace import Pace
+from recsys.engine.pressure import RUNGS, Effort, Limits, effort
+from recsys.engine.runner import BatchResult
+from recsys.engine.served import Served, folder_of
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
+from recsys.engine.wanted import Wanted
 from recsys.errors import InputError, UnavailableError
-from recsys.model.recommender import Recommender
 from recsys.state.items import CatalogueChange, CatalogueItem
-from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode, encode_snapshot
+from recsys.wire import LoadSnapshot, Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode
 from router.router import Router
 
 log = structlog.get_logger(__name__)
 
 _REPLIES = "inproc://replies"
 _OUTCOME: dict[str, Outcome] = {"ok": "answered", "refused": "refused", "expired": "expired", "invalid": "invalid"}
+
+
+class _Done(NamedTuple):
+    """Replies on their way from the compute thread to the I/O thread."""
+
+    tickets: list[Ticket]
+    replies: list[RankReply]
+    began_s: float
 
 
 class Engine:
@@ -51,13 +65,11 @@ class Engine:
         self._settings = settings
         self._endpoint = config.own_endpoint
         self.name = f"{socket.gethostname()}-{os.getpid()}"
-        device = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-        model = Recommender.from_pretrained(config.model_dir).to(device)
-        self._model = model
-        self._runner = Runner(model, candidates=config.candidates)
+        self._served = Served(config.model_dir, settings)
+        model = self._served.model
         self._queue = AdmissionQueue(config.queue_max)
-        self._ladder = Ladder()
-        self._service = ServiceTime()
+        self._pace = Pace(wait_max_s=config.wait_max_ms / 1e3, batch_max=config.batch_max, ladder=config.ladder)
+        self._done: deque[_Done] = deque()
         self._metrics = EngineMetrics()
         self._telemetry = Telemetry(
             engine=self.name,
@@ -66,22 +78,18 @@ class Engine:
             queue_max=config.queue_max,
             metrics=self._metrics,
         )
-        self._routers: dict[str, Router] = {}
         self._wanted = Wanted(settings.router.policy, settings.router.capacity_factor)
-        self._health_E = torch.ones(model.config.experts, dtype=torch.float64)
         try:
-            self._router(self._wanted.policy)
+            self._served.router(self._wanted.policy)
         except ValueError as error:  # now, not in the first batch
             raise InputError(f"RECSYS_ROUTER__POLICY: {error}", field="RECSYS_ROUTER__POLICY") from None
-        self._catalogue: Catalogue | None = None
-        self._pressure = 0.0
         self._stop = threading.Event()
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     @property
     def ready(self) -> bool:
         """Catalogue loaded and the model warmed up."""
-        return self._catalogue is not None
+        return self._served.catalogue is not None
 
     def stop(self) -> None:
         """Refuse what comes, answer what is queued, end `run`. Safe in a signal handler."""
@@ -99,7 +107,7 @@ class Engine:
         follow = threading.Thread(target=control.run, args=(self._stop,), name="control")
         compute.start()
         follow.start()
-        log.info("engine_started", engine=self.name, endpoint=self._endpoint, model=self._model.version)
+        log.info("engine_started", engine=self.name, endpoint=self._endpoint, model=self._served.version)
         try:
             self._io_loop(outgoing, compute)
         finally:
@@ -118,57 +126,81 @@ class Engine:
         Raises:
             ValueError: an unknown policy or expert; everything stays as it was.
         """
-        self._router(wanted.policy)
-        health_E = torch.ones(self._model.config.experts, dtype=torch.float64)
-        for expert, share in wanted.health:
-            if expert >= len(health_E):
-                raise ValueError(f"health: no expert {expert}, there are {len(health_E)}")
-            health_E[expert] = share
-        self._wanted, self._health_E = wanted, health_E
+        self._served.router(wanted.policy)
+        self._served.lanes.follow(dict(wanted.health), dict(wanted.inject))
+        self._wanted = wanted
 
     def set_catalogue(self, items: Mapping[str, CatalogueItem]) -> None:
         """Load the whole catalogue; the first call warms the model up and makes the engine ready."""
-        catalogue = Catalogue(list(items.values()), self._model)
-        if self._catalogue is None:
-            self._warm_up(catalogue)
+        served = self._served
+        catalogue = Catalogue(list(items.values()), served.model)
+        if served.catalogue is None:
+            served.warm_up(catalogue, self._wanted.policy, self._efforts(), self._pace.learn)
+            gc.collect()
+            gc.freeze()  # the model and its tables never become garbage: keep the collector off them
         self._swap(catalogue)
 
     def change_catalogue(self, change: CatalogueChange) -> None:
         """Apply changes to the catalogue."""
-        assert self._catalogue is not None, "changes come after the first load"
-        self._swap(self._catalogue.changed(change.put, change.deleted, self._model))
+        served = self._served
+        assert served.catalogue is not None, "changes come after the first load"
+        self._swap(served.catalogue.changed(change.put, change.deleted, served.model))
 
-    def snapshot(self) -> bytes:
-        """The load since the last snapshot, encoded for the telemetry stream."""
-        wanted = self._wanted
-        now = self._effort(self._router(wanted.policy))
-        return encode_snapshot(
-            self._telemetry.snapshot(
-                model_version=self._model.version,
-                policy=wanted.policy,
-                capacity_factor=now.capacity_factor,
-                step=now.step,
-                pressure=self._pressure,
-                queue=len(self._queue),
-            )
+    @property
+    def model_version(self) -> str:
+        """Version that is served."""
+        return self._served.version
+
+    def prepare(self, version: str) -> Served:
+        """Load another version beside the one that serves, warmed up. Slow, and harmless in any thread.
+
+        Raises:
+            ModelFolderError: there is no such version, or its folder is broken.
+        """
+        served = Served(folder_of(version, self._settings), self._settings)
+        before = self._served.catalogue
+        if before is not None:
+            served.catalogue = Catalogue(before.items, served.model, dead=before.dead)
+            served.warm_up(served.catalogue, self._wanted.policy, self._efforts(), lambda *_: None)
+        return served
+
+    def adopt(self, served: Served) -> None:
+        """Serve what was prepared from the next batch on; the batch that runs ends with the old one."""
+        now = self._served.catalogue
+        if now is not None and (served.catalogue is None or served.catalogue.items != now.items):
+            served.catalogue = Catalogue(now.items, served.model, dead=now.dead)
+        try:
+            served.lanes.follow(dict(self._wanted.health), dict(self._wanted.inject))
+        except ValueError as error:  # another number of experts: what was said was of others
+            log.warning("health_forgotten", error=str(error))
+        self._served = served
+        self._telemetry.resize(layers=served.model.config.moe_layers, experts=served.model.config.experts)
+        log.info("model_adopted", model=served.version)
+
+    def snapshot(self) -> LoadSnapshot:
+        """The load since the last snapshot, and what it moved: hot experts get the spare slots."""
+        served, wanted, now_s = self._served, self._wanted, time.monotonic()
+        now = self._effort(served.router(wanted.policy))
+        snapshot = self._telemetry.snapshot(
+            model_version=served.version,
+            policy=wanted.policy,
+            capacity_factor=now.capacity_factor,
+            step=now.step,
+            pressure=self._pace.pressure,
+            queue=len(self._queue),
+        )
+        if served.spares.observe(snapshot.layers, now_s=now_s):
+            log.info("spare_slots_moved", replicas=served.spares.replicas_E.tolist())
+        return replace(
+            snapshot,
+            health=served.lanes.health_E(now_s).tolist(),
+            injected_us={str(e): "dead" if delay_s == DEAD else delay_s * 1e6 for e, delay_s in wanted.inject},
+            replicas=served.spares.replicas_E.tolist(),
         )
 
     def _swap(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+        self._served.catalogue = catalogue
         self._metrics.catalogue.set(int(catalogue.live_I.sum()))
-
-    def _warm_up(self, catalogue: Catalogue) -> None:
-        """Run the smallest and the largest batch: the first caller pays for nothing, and step times are known."""
-        seen = tuple(catalogue.item_ids[1 : self._model.config.history + 1])
-        for requests in (1, self._settings.engine.batch_max):
-            batch = [RankRequest(id="", time_left_ms=0, k=10, history=seen, exclude_seen=False)] * requests
-            for repeat in range(4):
-                began = time.perf_counter()
-                self._runner.run(batch, catalogue, self._router(self._wanted.policy), step="calm")
-                if repeat:  # the first pays for allocations and lazy set-up
-                    self._service.observe(requests, time.perf_counter() - began)
-        gc.collect()
-        gc.freeze()  # the model and its tables never become garbage: keep the collector off them
 
     # -- I/O thread ------------------------------------------------------------------------------------------------
 
@@ -192,10 +224,18 @@ class Engine:
                     self._receive(router)
         self._send_replies(router, outgoing)
 
-    @staticmethod
-    def _send_replies(router: zmq.Socket[bytes], outgoing: zmq.Socket[bytes]) -> None:
+    def _send_replies(self, router: zmq.Socket[bytes], outgoing: zmq.Socket[bytes]) -> None:
+        """Encode and send what the compute thread has done, while it computes what comes next."""
         while outgoing.poll(0):
-            router.send_multipart(outgoing.recv_multipart())
+            outgoing.recv()
+        while self._done:
+            done = self._done.popleft()
+            for ticket, reply in zip(done.tickets, done.replies, strict=True):
+                outcome = _OUTCOME.get(reply.status, "failed")
+                step = reply.step if outcome == "answered" else ""
+                self._telemetry.left(outcome, time.monotonic() - ticket.arrived_s, step=step)
+                queue_ms = (done.began_s - ticket.arrived_s) * 1e3
+                router.send_multipart([ticket.peer, encode(msgspec.structs.replace(reply, queue_ms=queue_ms))])
 
     def _receive(self, router: zmq.Socket[bytes]) -> None:
         """Admit what is there, but come back to send replies at least every 64 messages."""
@@ -215,13 +255,10 @@ class Engine:
             log.warning("bad_message", error=str(error)[:200])
             return None
         if isinstance(message, Ping):
-            return peer, Pong(message.n, self.ready and not self._stop.is_set(), len(self._queue), self._model.version)
+            return peer, Pong(message.n, self.ready and not self._stop.is_set(), len(self._queue), self._served.version)
         now = time.monotonic()
         left_s = message.time_left_ms / 1e3
         ticket = Ticket(peer, message, now, now + left_s)
-        ahead = self._queue.ahead_of(ticket)
-        wait_s = self._service.wait_s(ahead, self._settings.engine.batch_max)
-        self._pressure = wait_s / left_s if left_s > 0 else 1.0
         if not self.ready or self._stop.is_set():
             why = "the engine is stopping" if self.ready else "the engine is starting"
             self._telemetry.left("refused")
@@ -229,7 +266,9 @@ class Engine:
         if left_s <= 0:
             self._telemetry.left("expired")
             return peer, RankReply(id=message.id, status="expired", error="no time left on arrival")
-        if ahead and wait_s > left_s:  # an idle engine always tries, or a bad estimate would stay for ever
+        ahead = self._queue.ahead_of(ticket)
+        wait_s = self._pace.wait_s(ahead, now)
+        if not self._pace.admits(ahead, left_s, now, interactive=ticket.lane == 0):
             return peer, self._refusal(message, f"expected wait {wait_s * 1e3:.0f} ms", wait_s)
         refused = self._queue.offer(ticket)
         if refused is None:
@@ -249,82 +288,69 @@ class Engine:
         out.setsockopt(zmq.LINGER, 200)
         out.connect(_REPLIES)
         while self._queue.wait(0.2) or not self._queue.closed:
-            batch, expired = self._queue.take(self._settings.engine.batch_max, now_s=time.monotonic())
-            for ticket in expired:
-                self._reply(
-                    out, ticket, RankReply(id=ticket.request.id, status="expired", error="expired in the queue")
-                )
+            now = time.monotonic()
+            batch, expired = self._queue.take(self._pace.batch, now_s=now, step_s=self._pace.step_s)
+            if expired:
+                replies = [RankReply(id=t.request.id, status="expired", error="expired in the queue") for t in expired]
+                self._hand_over(out, _Done(expired, replies, now))
             if batch:
-                self._compute(out, batch)
+                self._compute(out, batch, now)
             elif not expired:
-                self._pressure = 0.0
-                self._climb(0.0, time.monotonic())
+                self._pace.idle(now)
         out.close()
 
-    def _compute(self, out: zmq.Socket[bytes], batch: list[Ticket]) -> None:
-        began = time.monotonic()
-        self._climb(self._pressure_of(batch, began), began)
+    def _compute(self, out: zmq.Socket[bytes], batch: list[Ticket], now: float) -> None:
+        served = self._served
+        router = served.router(batch[0].policy or self._wanted.policy)
+        waited_s = now - min(ticket.arrived_s for ticket in batch)
+        self._pace.begin(
+            len(batch), waited_s=waited_s, behind=len(self._queue), bounded=router.policy.bounded, now_s=now
+        )
         try:
-            replies = self._run(batch)
+            replies, result = self._run(batch, served, router)
         except Exception as error:  # one bad batch must not end the engine, and every caller gets its answer
             log.exception("batch_failed", requests=len(batch))
-            replies = [
-                RankReply(id=t.request.id, status="failed", error=f"{type(error).__name__}: {error}") for t in batch
-            ]
-        for ticket, reply in zip(batch, replies, strict=True):
-            self._reply(out, ticket, reply, queue_ms=(began - ticket.arrived_s) * 1e3)
+            why = f"{type(error).__name__}: {error}"
+            replies, result = [RankReply(id=t.request.id, status="failed", error=why) for t in batch], None
+        seconds = time.monotonic() - now
+        self._pace.end(len(batch), seconds)
+        self._hand_over(out, _Done(batch, replies, now))
+        if result is not None:  # counted behind the answers
+            self._telemetry.batch(len(result.replies), seconds, result.tokens, result.plans)
 
-    def _run(self, batch: list[Ticket]) -> list[RankReply]:
-        catalogue = self._catalogue
+    def _run(self, batch: list[Ticket], served: Served, router: Router) -> tuple[list[RankReply], BatchResult | None]:
+        catalogue = served.catalogue
         assert catalogue is not None, "tickets are admitted only when ready"
         queries = [t.request for t in batch if isinstance(t.request, RankRequest)]
-        began = time.perf_counter()
-        answered: list[RankReply] = []
+        result = None
         if queries:
-            router = self._router(batch[0].policy or self._wanted.policy)
             now = self._effort(router)
             router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min
-            router.set_health(self._health_E)
-            result = self._runner.run(queries, catalogue, router, step=now.step, candidates=now.candidates)
-            seconds = time.perf_counter() - began
-            self._service.observe(len(queries), seconds)
-            self._telemetry.batch(len(queries), seconds, result.tokens, result.plans)
-            answered = result.replies
-        in_order = iter(answered)
-        return [
-            next(in_order) if isinstance(t.request, RankRequest) else self._runner.similar(t.request, catalogue)
+            router.set_replicas(served.spares.replicas_E)
+            finished = False
+            while not finished:  # a lane that is found dead has no capacity in the next turn
+                turn = time.perf_counter()
+                router.set_health(served.lanes.health_E(time.monotonic()))
+                result = served.runner.run(queries, catalogue, router, step=now.step, candidates=now.candidates)
+                finished = served.lanes.finish(result.plans, time.perf_counter() - turn)
+        in_order = iter(result.replies if result else ())
+        replies = [
+            next(in_order) if isinstance(t.request, RankRequest) else served.runner.similar(t.request, catalogue)
             for t in batch
         ]
+        return replies, result
 
-    def _reply(self, out: zmq.Socket[bytes], ticket: Ticket, reply: RankReply, *, queue_ms: float = 0.0) -> None:
-        outcome = _OUTCOME.get(reply.status, "failed")
-        step = reply.step if outcome == "answered" else ""
-        self._telemetry.left(outcome, time.monotonic() - ticket.arrived_s, step=step)
-        out.send_multipart([ticket.peer, encode(msgspec.structs.replace(reply, queue_ms=queue_ms))])
-
-    def _climb(self, pressure: float, now_s: float) -> None:
-        if self._settings.engine.ladder:
-            self._ladder = self._ladder.update(pressure, now_s=now_s)
-
-    def _pressure_of(self, batch: list[Ticket], now_s: float) -> float:
-        """Expected wait of a request arriving now, relative to the time the oldest in this batch still has."""
-        left_s = min(ticket.deadline_s for ticket in batch) - now_s
-        wait_s = self._service.wait_s(len(self._queue), self._settings.engine.batch_max)
-        return wait_s / max(left_s, 1e-3)
-
-    def _router(self, policy: str) -> Router:
-        if policy not in self._routers:
-            config = self._model.config
-            self._routers[policy] = Router(
-                policy,
-                capacity_factor=self._settings.router.capacity_factor,
-                layers=config.moe_layers,
-                experts=config.experts,
-            )
-        return self._routers[policy]
+    def _hand_over(self, out: zmq.Socket[bytes], done: _Done) -> None:
+        """Give replies to the I/O thread, and wake it."""
+        self._done.append(done)
+        out.send(b"")
 
     def _effort(self, router: Router) -> Effort:
         """What a micro-batch of this policy may cost now."""
+        return self._efforts()[self._pace.ladder.height_for(bounded=router.policy.bounded)]
+
+    def _efforts(self) -> list[Effort]:
+        """What one may cost at each height of the ladder."""
         bounds, sizes = self._settings.router, self._settings.engine
         limits = Limits(
             factor=self._wanted.capacity_factor,
@@ -334,7 +360,7 @@ class Engine:
             candidates_economise=sizes.candidates_economise,
             batch_max=sizes.batch_max,
         )
-        return effort(self._ladder.rung(bounded=router.policy.bounded), limits)
+        return [effort(rung, limits) for rung in RUNGS]
 
 
 def run_engine(settings: Settings) -> None:

@@ -99,7 +99,8 @@ class _LayerSums:
             self.gap.append(gap)
         self.skew_before.append(_max_over_mean(demand_E))
         self.skew_after.append(_max_over_mean(served_E))
-        self.flow_EE += flows(plan)
+        if bool(plan.redirected_TK.any()):
+            self.flow_EE += flows(plan)
 
     def load(self, batches: int) -> LayerLoad:
         """The layer's part of a snapshot. Prices are of the last batch; the rest covers the interval."""
@@ -161,6 +162,12 @@ class Telemetry:
         self._shed = False
         self._sums = [_LayerSums(self._experts) for _ in range(self._layers)]
 
+    def resize(self, *, layers: int, experts: int) -> None:
+        """Count for another model from now on; of the interval that runs only the routing is forgotten."""
+        with self._lock:
+            self._layers, self._experts = layers, experts
+            self._sums = [_LayerSums(experts) for _ in range(layers)]
+
     def left(self, outcome: Outcome, latency_s: float | None = None, *, step: str = "") -> None:
         """One request left the engine, answered or refused at a step of the ladder, or without one."""
         self._metrics.requests.labels(outcome).inc()
@@ -183,7 +190,8 @@ class Telemetry:
             self._batch_requests.append(requests)
             self._tokens += tokens
             for sums, plan in zip(self._sums, plans, strict=False):
-                sums.add(plan)
+                if sums.experts == len(plan.demand_E):  # else of a model that was swapped out while it ran
+                    sums.add(plan)
 
     def snapshot(
         self, *, model_version: str, policy: str, capacity_factor: float, step: str, pressure: float, queue: int

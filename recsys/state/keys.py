@@ -22,6 +22,8 @@
 | {p}pop:d:{day} | zset | the same by day | 8 days, 100,000 |
 | {p}pop:all | zset | the same for all time | 100,000 |
 | {p}router | hash | desired policy and bounds, set by PUT /v1/router | fixed |
+| {p}models | hash | wanted model version, the one before, id of the activation | fixed |
+| {p}models:{engine} | string | JSON of the versions an engine has and the one it serves | engines, TTL |
 | {p}bootstrapped | string | Unix ms when a first start put a data set's history in | fixed |
 | {p}telemetry | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot | snapshots_max |
 """
@@ -80,6 +82,13 @@ class Keys:
     @property
     def router(self) -> str:
         return f"{self.prefix}router"
+
+    @property
+    def models(self) -> str:
+        return f"{self.prefix}models"
+
+    def models_of(self, engine: str) -> str:
+        return f"{self.prefix}models:{engine}"
 
     @property
     def bootstrapped(self) -> str:

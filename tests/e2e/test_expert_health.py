@@ -12,14 +12,19 @@ import redis
 
 pytestmark = pytest.mark.e2e
 
-DEAD = 3
-
 
 @pytest.fixture
 def http(service: Any) -> Any:
     with httpx.Client(base_url=service.base, timeout=20, headers=service.admin) as client:
         yield client
-        client.put("/v1/router", json={"health": {}})
+        client.put("/v1/router", json={"health": {}, "inject": {}})
+
+
+@pytest.fixture
+def wanted(http: httpx.Client) -> int:
+    """An expert that tokens want."""
+    demand = load_of(http)[0]["demand"]
+    return int(max(range(len(demand)), key=demand.__getitem__))
 
 
 def ask(http: httpx.Client) -> dict[str, Any]:
@@ -34,8 +39,8 @@ def ask(http: httpx.Client) -> dict[str, Any]:
     return found
 
 
-def load_of(http: httpx.Client) -> list[dict[str, Any]]:
-    """Layers of the first snapshot that saw only questions asked from now on."""
+def snapshot_of(http: httpx.Client) -> dict[str, Any]:
+    """The first snapshot that saw only questions asked from now on."""
     now = http.get("/v1/experts?window_s=60").json()["snapshots"][-1]["ts"]
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -43,37 +48,79 @@ def load_of(http: httpx.Client) -> list[dict[str, Any]]:
         later = [s for s in http.get("/v1/experts?window_s=60").json()["snapshots"] if s["ts"] > now]
         for snapshot in later[1:]:  # the first one may hold what was asked before
             if snapshot["tokens"]:
-                layers: list[dict[str, Any]] = snapshot["layers"]
-                return layers
+                found: dict[str, Any] = snapshot
+                return found
     pytest.fail("no snapshot of what was asked")
 
 
-def served(http: httpx.Client) -> int:
-    return sum(layer["served"][DEAD] for layer in load_of(http))
+def load_of(http: httpx.Client) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = snapshot_of(http)["layers"]
+    return layers
 
 
-def test_a_dead_expert_serves_nothing_and_answers_go_on(http: httpx.Client, eventually: Callable[..., None]) -> None:
-    eventually(lambda: served(http) > 0, what="work for the expert while it is well")
-    answer = http.put("/v1/router", json={"health": {str(DEAD): 0.0}})
+def served(http: httpx.Client, expert: int) -> int:
+    return sum(layer["served"][expert] for layer in load_of(http))
+
+
+@pytest.mark.parametrize("policy", ["price", "topk"])
+def test_a_dead_expert_serves_nothing_and_answers_go_on(
+    http: httpx.Client, wanted: int, policy: str, eventually: Callable[..., None]
+) -> None:
+    answer = http.put("/v1/router", json={"policy": policy, "health": {str(wanted): 0.0}})
     assert answer.status_code == 200
-    assert answer.json()["health"] == {str(DEAD): 0.0}
-    eventually(lambda: served(http) == 0, what="traffic moved away from the dead expert")
+    assert answer.json()["health"] == {str(wanted): 0.0}
+    eventually(lambda: served(http, wanted) == 0, what="traffic moved away from the dead expert")
     layers = load_of(http)
-    assert all(layer["served"][DEAD] == 0 and layer["capacity"][DEAD] == 0 for layer in layers)
-    assert any(layer["redirected_out"][DEAD] for layer in layers)
-    assert all(layer["dropped"] == 0 for layer in layers)  # in calm the others have room for all of it
+    assert all(layer["served"][wanted] == 0 and layer["capacity"][wanted] == 0 for layer in layers)
+    assert any(layer["redirected_out"][wanted] for layer in layers)
+    assert all(layer["dropped"] == 0 for layer in layers)  # the others have room for all of it
 
-    assert http.put("/v1/router", json={"health": {}}).json()["health"] == {}
-    eventually(lambda: served(http) > 0, what="work for the expert that is well again")
+    assert http.put("/v1/router", json={"policy": "price", "health": {}}).json()["health"] == {}
+    eventually(lambda: served(http, wanted) > 0, what="work for the expert that is well again")
 
 
-def test_a_slow_expert_gets_its_share_of_the_capacity(http: httpx.Client, eventually: Callable[..., None]) -> None:
-    http.put("/v1/router", json={"health": {str(DEAD): 0.25}})
+def test_a_slow_expert_gets_its_share_of_the_capacity(
+    http: httpx.Client, wanted: int, eventually: Callable[..., None]
+) -> None:
+    http.put("/v1/router", json={"health": {str(wanted): 0.25}})
 
     def a_quarter() -> bool:
-        return all(abs(4 * layer["capacity"][DEAD] / layer["capacity"][0] - 1) < 0.05 for layer in load_of(http))
+        snapshot = snapshot_of(http)
+        share = 0.25 * snapshot["capacity_factor"] * snapshot["tokens"] * 2 / 8
+        found = [layer["capacity"][wanted] for layer in snapshot["layers"]]
+        return all(share <= slots <= share + snapshot["batches"] for slots in found) and (
+            snapshot["health"][wanted] == 0.25
+        )
 
     eventually(a_quarter, what="a quarter of the capacity")
+
+
+@pytest.mark.parametrize("fault", [200.0, "dead"], ids=["slow", "dead"])
+def test_an_expert_made_slow_or_dead_is_found_by_its_times_and_comes_back(
+    http: httpx.Client, wanted: int, fault: float | str, eventually: Callable[..., None]
+) -> None:
+    """Nobody says that it is not well: the engine measures it."""
+    assert http.put("/v1/router", json={"inject": {str(wanted): fault}}).json()["inject"] == {str(wanted): fault}
+
+    def found_out() -> bool:
+        snapshot = snapshot_of(http)
+        health = snapshot["health"]
+        assert snapshot["injected_us"] in ({str(wanted): fault}, {})
+        return bool(health[wanted] < 0.2 and min(h for e, h in enumerate(health) if e != wanted) == 1)
+
+    eventually(found_out, what="an expert found out")
+    layers = load_of(http)
+    assert all(layer["served"][wanted] <= 0.1 * max(layer["served"]) for layer in layers)
+    assert all(layer["dropped"] == 0 for layer in layers)
+    assert http.put("/v1/router", json={"inject": {}}).json()["inject"] == {}
+    eventually(lambda: snapshot_of(http)["health"] == [1.0] * 8, what="all well again, by themselves")
+
+
+@pytest.mark.parametrize("inject", [{"8": 5}, {"3": -1}, {"3": "ill"}, {"3": 1e9}])
+def test_a_wrong_injection_is_refused(http: httpx.Client, inject: dict[str, object]) -> None:
+    answer = http.put("/v1/router", json={"inject": inject})
+    assert answer.status_code == 422
+    assert "inject" in answer.text
 
 
 @pytest.mark.parametrize("health", [{"8": 0.5}, {"x": 0.5}, {"-1": 0.5}, {"3": 1.5}, {"3": -0.1}, {"3": None}])

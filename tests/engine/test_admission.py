@@ -62,6 +62,16 @@ def test_a_batch_has_one_policy() -> None:
     assert ids(queue.take(10, now_s=0)[0]) == ["2", "4"]
 
 
+def test_a_batch_grows_only_while_its_step_meets_the_earliest_deadline_in_it() -> None:
+    queue = AdmissionQueue(10)
+    for name, deadline_s in (("a", 9.0), ("b", 3.5), ("c", 9.0), ("d", 9.0), ("e", 2.2)):
+        queue.offer(ticket(name, deadline_s=deadline_s))
+    takes = [ids(queue.take(10, now_s=0, step_s=float)[0]) for _ in range(3)]
+    assert takes == [["a", "b", "c"], ["d", "e"], []]
+    queue.offer(ticket("hopeless", deadline_s=0.5))
+    assert ids(queue.take(10, now_s=0, step_s=float)[0]) == ["hopeless"]  # the estimate may be wrong
+
+
 def test_wait_wakes_on_offer_and_on_close() -> None:
     queue = AdmissionQueue(1)
     threading.Timer(0.01, queue.offer, [ticket("a")]).start()

@@ -1,12 +1,11 @@
-"""The ladder goes up at once and comes down with patience; the service time follows what was seen."""
+"""The ladder goes up at once and comes down with patience."""
 
 import itertools
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys.engine.pressure import HIGHEST_UNBOUNDED, RUNGS, Ladder, Limits, ServiceTime, effort
+from recsys.engine.pressure import HIGHEST_UNBOUNDED, RUNGS, Ladder, Limits, effort
 
 LIMITS = Limits(factor=1.5, factor_min=1.0, factor_economise=0.6, candidates=200, candidates_economise=80, batch_max=16)
 
@@ -63,20 +62,3 @@ def test_each_rung_costs_no_more_than_the_one_below() -> None:
     assert (slots.capacity_factor, slots.tokens_min, slots.candidates) == (0.6, 0, 200)
     assert (candidates.capacity_factor, candidates.tokens_min, candidates.candidates) == (0.6, 0, 80)
     assert [e.step for e in (calm, redirect, slots, candidates)] == ["calm", "redirect", "economise", "economise"]
-
-
-def test_service_time_finds_fixed_and_per_request_cost() -> None:
-    service = ServiceTime(forget=0.2)
-    assert service.step_s(8) == 0.0
-    for requests in [1, 4, 8, 16] * 20:
-        service.observe(requests, 0.002 + 0.001 * requests)
-    assert service.step_s(8) == pytest.approx(0.010, rel=1e-6)
-    assert service.wait_s(16, 16) == pytest.approx(0.018 + 0.003, rel=1e-6)
-
-
-def test_service_time_with_one_batch_size_is_that_batch_s_time() -> None:
-    service = ServiceTime()
-    for _ in range(10):
-        service.observe(4, 0.008)
-    assert service.step_s(4) == pytest.approx(0.008)
-    assert service.step_s(8) == pytest.approx(0.016)

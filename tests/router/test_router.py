@@ -57,6 +57,24 @@ def test_slots_grow_only_as_far_as_they_are_needed() -> None:
     assert router.capacity(120, 2).tolist() == [120, 0, 0, 0]  # a token has one slot in one expert
 
 
+def test_a_slow_expert_is_sized_for_the_batch_at_hand_because_all_wait_for_it() -> None:
+    router = Router("price", capacity_factor=1.5, layers=1, experts=4)
+    router.tokens_min = 1_000
+    router.set_health(torch.tensor([1.0, 1, 1, 0.125]))
+    assert router.capacity(120, 2).tolist() == [750, 750, 750, 12]
+
+
+def test_a_spare_slot_is_room_for_another_block() -> None:
+    router = Router("price", capacity_factor=1.0, layers=1, experts=4)
+    router.set_replicas(torch.tensor([3, 1, 1, 1]))
+    assert router.capacity(120, 2).tolist() == [120, 60, 60, 60]  # 180, but a token has one slot in one expert
+    assert router.static_capacity(120, 2) is None
+    router.set_replicas(torch.ones(4, dtype=torch.int64))
+    assert router.static_capacity(120, 2) == 60
+    with pytest.raises(ValueError, match="replicas must be >= 1"):
+        router.set_replicas(torch.tensor([0, 1, 1, 1]))
+
+
 def test_capacity_is_never_more_than_one_slot_per_token() -> None:
     assert uniform_capacity(10, 2, 4, 100.0) == 10
     assert uniform_capacity(0, 2, 4, 1.0) == 0

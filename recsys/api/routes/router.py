@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Awaitable, Mapping
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import msgspec
 from fastapi import APIRouter, Request
@@ -13,8 +14,16 @@ from recsys.api.compare import compare
 from recsys.api.deps import Admin, Res, Resources
 from recsys.api.problems import describe
 from recsys.api.query import from_body
-from recsys.api.schemas import ComparisonBody, RouterAnswer, RouterBody, RouterComparison
+from recsys.api.schemas import (
+    ComparisonBody,
+    PolicyReturned,
+    QualityBudgetAnswer,
+    RouterAnswer,
+    RouterBody,
+    RouterComparison,
+)
 from recsys.errors import InputError
+from recsys.state.wanted_router import OF_A_SWITCH, previous_of, returned_of
 
 routes = APIRouter(prefix="/v1", tags=["routing"])
 
@@ -32,15 +41,32 @@ async def put_router(body: RouterBody, res: Res) -> RouterAnswer:
     No policy uses a dead expert. Those that bound the load (`price`, `drop`, `phase`, `expanded_drop`) keep a slow one
     within what it has left; `topk` does not look, and the other unbounded ones only lean that way.
     """
-    known = (await _state(res)).policies
-    if body.policy is not None and known and body.policy not in known:
-        raise InputError(f"policy: {body.policy!r} is not one of {', '.join(known)}", field="policy")
-    if body.health:
-        await _check_experts(body.health, res)
-    wanted: dict[Any, Any] = {name: str(value) for name, value in body.model_dump(exclude_none=True).items()}
-    if body.health is not None:
-        wanted["health"] = msgspec.json.encode(body.health)
-    await res.redis.hset(res.keys.router, mapping=wanted)
+    before = await _state(res)
+    if body.policy is not None and before.policies and body.policy not in before.policies:
+        raise InputError(f"policy: {body.policy!r} is not one of {', '.join(before.policies)}", field="policy")
+    await _check_experts("health", body.health or {}, res)
+    await _check_experts("inject", body.inject or {}, res)
+    wanted: dict[Any, Any] = {}
+    if body.policy is not None or body.capacity_factor is not None:
+        wanted = {
+            "policy": body.policy or before.policy,
+            "capacity_factor": body.capacity_factor or before.capacity_factor,
+        }
+        if body.quality_budget is not None:
+            wanted |= {
+                "score_kept_min": body.quality_budget.score_kept_min,
+                "kept_for_s": body.quality_budget.seconds,
+                "switch": uuid.uuid4().hex,
+                "previous": previous_of(before.policy, before.capacity_factor),
+            }
+    for name, values in (("health", body.health), ("inject", body.inject)):
+        if values is not None:
+            wanted[name] = msgspec.json.encode(values)
+    async with res.redis.pipeline() as pipe:
+        if "policy" in wanted:
+            pipe.hdel(res.keys.router, *OF_A_SWITCH)
+        pipe.hset(res.keys.router, mapping=wanted)
+        await pipe.execute()
     return await _state(res)
 
 
@@ -57,21 +83,39 @@ async def post_compare(body: ComparisonBody, request: Request, res: Res) -> Rout
     return await compare(from_body(body.query), body.policies, budget_s, res)
 
 
-async def _check_experts(health: Mapping[str, float], res: Resources) -> None:
+async def _check_experts(name: str, values: Mapping[str, object], res: Resources) -> None:
     """Raises `InputError` for an expert that no engine has; without engines everything may be said."""
+    if not values:
+        return
     experts = [len(layer.demand) for snapshot in await res.telemetry.present() for layer in snapshot.layers]
-    wrong = [expert for expert in health if experts and int(expert) >= max(experts)]
+    wrong = [expert for expert in values if experts and int(expert) >= max(experts)]
     if wrong:
-        raise InputError(f"health: no expert {wrong[0]}, there are {max(experts)}", field="health")
+        raise InputError(f"{name}: no expert {wrong[0]}, there are {max(experts)}", field=name)
 
 
 async def _state(res: Resources) -> RouterAnswer:
     stored = await cast("Awaitable[dict[str, str]]", res.redis.hgetall(res.keys.router))
     defaults = res.settings.router
+    returned = returned_of(stored["returned"]) if "returned" in stored else None
     return RouterAnswer(
         policy=stored.get("policy", defaults.policy),
         capacity_factor=float(stored.get("capacity_factor", defaults.capacity_factor)),
         policies=msgspec.json.decode(stored.get("policies", "[]")),
         health=msgspec.json.decode(stored.get("health", "{}"), type=dict[str, float]),
+        inject=msgspec.json.decode(stored.get("inject", "{}"), type=dict[str, float | Literal["dead"]]),
         active={snapshot.engine: snapshot.policy for snapshot in await res.telemetry.present()},
+        quality_budget=_budget(stored),
+        returned=PolicyReturned(why=returned.why, ts=returned.ts) if returned else None,
+    )
+
+
+def _budget(stored: Mapping[str, str]) -> QualityBudgetAnswer | None:
+    if "previous" not in stored or "score_kept_min" not in stored:
+        return None
+    previous = msgspec.json.decode(stored["previous"])
+    return QualityBudgetAnswer(
+        score_kept_min=float(stored["score_kept_min"]),
+        seconds=float(stored.get("kept_for_s", 5)),
+        previous_policy=previous["policy"],
+        previous_capacity_factor=previous["capacity_factor"],
     )

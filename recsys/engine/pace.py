@@ -1,0 +1,106 @@
+"""How long a request may wait, how many go into one micro-batch, and which rung of the ladder that means.
+
+Deadlines alone would let the queue grow until each answer is as late as it may be. So the delay that is allowed is a
+setting of its own, far below the deadlines: enough that the device never idles, and no more. Pure: time is an argument.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from recsys.engine.pressure import RUNGS, Ladder
+from recsys.engine.service_time import ServiceTime
+
+STEPS_ALLOWED = 6  # steps of one request that may always be waited for, so that a slow device can work at all
+STANDING = 3  # micro-batches that a delay must last to count: a pause of the machine passes, a crowd stands
+BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so that they are refused first
+
+
+class Pace:
+    """One per engine. `admits` is asked by the I/O thread; the rest belongs to the compute thread.
+
+    Args:
+        wait_max_s: longest delay from arrival to answer that is allowed under load.
+        batch_max: most requests in one micro-batch.
+        ladder: whether pressure changes the effort.
+    """
+
+    def __init__(self, *, wait_max_s: float, batch_max: int, ladder: bool) -> None:
+        self._wait_max_s = wait_max_s
+        self._batch_max = batch_max
+        self._follows = ladder
+        self._ladder = Ladder()
+        self._times = [ServiceTime(batch_max) for _ in RUNGS]  # what a step takes depends on the effort
+        self._height = 0
+        self._busy_until_s = 0.0
+        self._recent: deque[float] = deque([0.0] * STANDING, maxlen=STANDING)
+
+    @property
+    def pressure(self) -> float:
+        """Delay in the queue / delay allowed, the least of the last few micro-batches."""
+        return min(self._recent)
+
+    @property
+    def ladder(self) -> Ladder:
+        """How much effort is spent now."""
+        return self._ladder
+
+    @property
+    def allowed_s(self) -> float:
+        """Longest delay from arrival to answer."""
+        return max(self._wait_max_s, STEPS_ALLOWED * self._time.step_s(1))
+
+    @property
+    def batch(self) -> int:
+        """Most requests in the next micro-batch: one waits for the step under way, and then for its own."""
+        return self._time.largest(self.allowed_s / 2) if self._time.step_s(1) else self._batch_max
+
+    def step_s(self, requests: int) -> float:
+        """Expected seconds of a micro-batch."""
+        return self._time.step_s(requests)
+
+    def wait_s(self, ahead: int, now_s: float) -> float:
+        """Expected seconds until a request behind `ahead` others is answered."""
+        return max(0.0, self._busy_until_s - now_s) + self._time.wait_s(ahead + 1, self.batch)
+
+    def admits(self, ahead: int, left_s: float, now_s: float, *, interactive: bool = True) -> bool:
+        """Whether a request with that much time left may wait. An idle engine always tries, or a bad estimate of what
+        a step takes would stay for ever."""
+        if not ahead and now_s >= self._busy_until_s:
+            return True
+        allowed_s = self.allowed_s * (1.0 if interactive else BATCH_SHARE)
+        return self.wait_s(ahead, now_s) <= min(left_s, allowed_s)
+
+    def begin(self, requests: int, *, waited_s: float, behind: int, bounded: bool, now_s: float) -> None:
+        """A micro-batch starts.
+
+        Args:
+            requests: in it.
+            waited_s: how long the first of them waited.
+            behind: requests that stay in the queue.
+            bounded: whether its policy can do with fewer slots than asked for.
+        """
+        self._recent.append((waited_s + self._time.wait_s(behind, self.batch)) / self.allowed_s)
+        if self._follows:
+            self._ladder = self._ladder.update(self.pressure, now_s=now_s)
+        self._height = self._ladder.height_for(bounded=bounded)
+        self._busy_until_s = now_s + self._time.step_s(requests)
+
+    def end(self, requests: int, seconds: float) -> None:
+        """It took that long."""
+        self._busy_until_s = 0.0
+        self._time.observe(requests, seconds)
+
+    def idle(self, now_s: float) -> None:
+        """Nothing to do for a while."""
+        self._recent.append(0.0)
+        if self._follows:
+            self._ladder = self._ladder.update(self.pressure, now_s=now_s)
+
+    def learn(self, height: int, requests: int, seconds: float) -> None:
+        """What a step at a height of the ladder took, while warming up."""
+        self._times[height].observe(requests, seconds)
+
+    @property
+    def _time(self) -> ServiceTime:
+        return self._times[self._height]

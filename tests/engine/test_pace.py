@@ -1,0 +1,98 @@
+"""What may wait, and when waiting becomes pressure."""
+
+import pytest
+
+from recsys.engine.pace import STANDING, Pace
+
+
+def pace(*, ladder: bool = True) -> Pace:
+    """A step of n requests takes 2 + n ms at every height; 50 ms are allowed."""
+    pace = Pace(wait_max_s=0.05, batch_max=32, ladder=ladder)
+    for height in range(4):
+        for requests in (1, 2, 4, 8, 16, 32):
+            pace.learn(height, requests, 0.002 + 0.001 * requests)
+    return pace
+
+
+def test_a_batch_takes_half_of_the_delay_that_is_allowed() -> None:
+    assert pace().batch == 23
+    slow = Pace(wait_max_s=0.001, batch_max=32, ladder=True)
+    slow.learn(0, 1, 0.003)
+    assert slow.allowed_s == pytest.approx(0.018)  # a device this slow may still work
+    assert slow.batch >= 1
+    assert Pace(wait_max_s=0.05, batch_max=32, ladder=True).batch == 32  # nothing known yet
+
+
+def test_what_cannot_be_answered_within_the_allowed_delay_is_refused() -> None:
+    busy = pace()
+    busy.begin(23, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
+    assert busy.wait_s(0, 0.0) == pytest.approx(0.025 + 0.003)
+    assert busy.admits(22, 1.0, 0.0)  # the step under way, and one more
+    assert not busy.admits(23, 1.0, 0.0)
+    assert busy.admits(23, 1.0, 0.01)  # the step is further on
+    assert not busy.admits(5, 0.02, 0.0)  # its own time is shorter
+
+
+def test_batch_requests_are_refused_first() -> None:
+    busy = pace()
+    busy.begin(10, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
+    assert busy.admits(20, 1.0, 0.0)
+    assert not busy.admits(20, 1.0, 0.0, interactive=False)
+    assert busy.admits(5, 1.0, 0.0, interactive=False)
+
+
+def test_an_idle_engine_always_tries() -> None:
+    idle = Pace(wait_max_s=0.001, batch_max=4, ladder=True)
+    idle.learn(0, 1, 10.0)
+    assert idle.admits(0, 0.01, 0.0)
+    idle.begin(1, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
+    assert not idle.admits(0, 0.01, 0.0)
+    idle.end(1, 0.001)
+    assert idle.admits(0, 0.01, 0.0)
+
+
+def test_a_crowd_is_pressure_and_a_pause_of_the_machine_is_not() -> None:
+    engine = pace()
+    engine.begin(20, waited_s=0.2, behind=20, bounded=True, now_s=0.0)
+    assert engine.pressure == 0
+    assert engine.ladder.height == 0
+    for step in range(1, STANDING):
+        engine.begin(20, waited_s=0.02, behind=16, bounded=True, now_s=step * 0.02)
+    assert engine.pressure == pytest.approx(0.76)
+    assert engine.ladder.height == 3
+    for step in range(200):
+        engine.begin(1, waited_s=0.0, behind=0, bounded=True, now_s=0.1 + step * 0.01)
+    assert (engine.pressure, engine.ladder.height) == (0, 0)
+
+
+def test_quiet_brings_calm_without_requests() -> None:
+    engine = pace()
+    for step in range(STANDING):
+        engine.begin(20, waited_s=0.04, behind=0, bounded=True, now_s=step * 0.02)
+    assert engine.ladder.height == 3
+    for tick in range(20):
+        engine.idle(1 + tick * 0.2)
+    assert engine.ladder.height == 0
+
+
+def test_without_the_ladder_pressure_changes_nothing() -> None:
+    engine = pace(ladder=False)
+    for step in range(STANDING):
+        engine.begin(20, waited_s=0.5, behind=0, bounded=True, now_s=step * 0.02)
+    assert engine.pressure > 1
+    assert engine.ladder.height == 0
+
+
+def test_each_height_has_its_own_times() -> None:
+    engine = pace()
+    for requests in (1, 2, 4, 8, 16, 32):
+        for _ in range(200):
+            engine.learn(3, requests, 0.001 * requests)
+    before = engine.batch
+    for step in range(STANDING):
+        engine.begin(20, waited_s=0.05, behind=0, bounded=True, now_s=step * 0.02)
+    assert engine.batch > before
+    unbounded = pace()
+    for step in range(STANDING):
+        unbounded.begin(20, waited_s=0.05, behind=0, bounded=False, now_s=step * 0.02)
+    assert unbounded.batch == before  # there is no step between redirect and refusing
