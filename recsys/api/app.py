@@ -17,7 +17,8 @@ from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
 from recsys.api.rate_limit import RateLimit, TokenBuckets
-from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, users
+from recsys.api.recent import RecentQueries
+from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, traffic, users
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
 from recsys.state.client import async_client
@@ -84,6 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             telemetry=telemetry,
             load_stream=load_stream,
             fallback=fallback,
+            recent=RecentQueries(),
             metrics=measured,
         )
         try:
@@ -104,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         buckets = TokenBuckets(config.api.rate_per_s, config.api.rate_burst, config.api.rate_callers_max)
         app.add_middleware(RateLimit, buckets=buckets, refused=measured.rate_limited)
     app.add_middleware(metrics.Measure, metrics=measured)
-    for module in (recommendations, events, items, users, popular, experts, router, models):
+    for module in (recommendations, events, items, users, popular, experts, router, traffic, models):
         app.include_router(module.routes, responses=problems.describe(429))
     app.include_router(health.routes)
     return app

@@ -38,7 +38,7 @@ async def compare(query: Query, policies: tuple[str, str], budget_s: float, res:
     """
     began = time.perf_counter()
     check_bounds(query, res)
-    await _check_known(policies, res)
+    await check_known(policies, res)
     known = await user_state(query, res, budget_s)
     if known.failed:
         raise UnavailableError("the user's state cannot be read, so there is nothing to compare")
@@ -87,8 +87,12 @@ async def _routed(query: Query, policy: str, known: Known, left_s: float, res: R
     )
 
 
-async def _check_known(policies: tuple[str, str], res: Resources) -> None:
-    """Policies that an engine published. Without any there is no engine either, which the caller will be told."""
+async def check_known(policies: tuple[str, str], res: Resources) -> None:
+    """Let pass what an engine published. Without any there is no engine either, which the caller will be told.
+
+    Raises:
+        InputError: naming the policy that is unknown.
+    """
     stored = cast("str | None", await res.redis.hget(res.keys.router, "policies"))
     known = msgspec.json.decode(stored or "[]", type=list[str])
     for policy in policies:

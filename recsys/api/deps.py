@@ -17,6 +17,7 @@ from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
 from recsys.api.metrics import ApiMetrics
+from recsys.api.recent import RecentQueries
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
 from recsys.state.keys import Keys
@@ -42,6 +43,7 @@ class Resources:
     telemetry: TelemetryReader
     load_stream: LoadStream
     fallback: Fallback
+    recent: RecentQueries
     metrics: ApiMetrics
 
 

@@ -77,6 +77,7 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     """
     began = time.perf_counter()
     check_bounds(query, res)
+    res.recent.add(query)
     request_id = uuid.uuid4().hex
     known = await user_state(query, res, budget_s)
     state_s = time.perf_counter() - began

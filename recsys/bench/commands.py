@@ -112,6 +112,34 @@ def burst(
     plot_burst(trials, saturation, options, images / "burst.png")
 
 
+@bench.command()
+def film(
+    out: Annotated[Path, typer.Argument(help="GIF file to write")] = Path("docs/images/board_burst.gif"),
+    folder: Annotated[Path, typer.Option(help="World and model of the demo; made if absent")] = Path("var/demo"),
+    rate: Annotated[
+        float, typer.Option(min=1, max=100, help="Calm requests per second; the crowd is ten times")
+    ] = 26.0,
+    category: Annotated[str, typer.Option(help="What the crowd wants; default drawn by popularity")] = "",
+) -> None:
+    """The board in the same crowd under plain top-k and under price, as an animation of a real run."""
+    from recsys.bench.film import FilmOptions
+    from recsys.bench.film import film as run
+    from recsys.stack.bootstrap import ensure_model, ensure_world, fill
+
+    console, world, model = Console(stderr=True), folder / "world", folder / "model"
+    ensure_world(world, console)
+    ensure_model(model, world, console)
+
+    @contextmanager
+    def service() -> Iterator[LocalStack]:
+        with _stack(model, console) as stack:
+            fill(world, stack.settings(), console)
+            stack.wait_ready()
+            yield stack
+
+    run(service, world.resolve() / "tastes.json", out, FilmOptions(rate=rate, category=category), console)
+
+
 @contextmanager
 def burst_services(world: Path, model: Path, ladders: Sequence[str], console: Console) -> Iterator[dict[str, Service]]:
     """One service per ladder, "on" or "off", with the catalogue of a data set and nobody's history."""
