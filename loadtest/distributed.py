@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from loadtest.faults import ExpertHealth
+from loadtest.faults import ExpertFault
 from loadtest.options import Options
 from loadtest.shapes import phase_at, phases_of
 from loadtest.summary import Summary
@@ -38,15 +38,15 @@ class Gathering:
         target: the service.
         workers: ids of the workers.
         send: how a message reaches one of them.
-        health: of the expert that the run makes sick.
+        fault: of the expert that the run makes ill.
     """
 
     def __init__(
-        self, options: Options, target: str, workers: Sequence[str], send: Send, health: ExpertHealth | None = None
+        self, options: Options, target: str, workers: Sequence[str], send: Send, fault: ExpertFault | None = None
     ) -> None:
         self.options = options
         self.workers = len(workers)
-        self._health = health
+        self._fault = fault
         self.category: str | None = None
         self.failed = ""
         self.ended_s: float | None = None
@@ -98,13 +98,13 @@ class Gathering:
         return max(0.0, (self.ended_s or time.perf_counter()) - self._started_s)
 
     def follow_phase(self) -> None:
-        """Make the expert as sick as the present phase wants it."""
-        if self._health is not None and (phase := phase_at(phases_of(self.options), self.elapsed_s)):
-            self._health.set(phase.expert_left)
+        """Make the expert as ill as the present phase wants it."""
+        if self._fault is not None and (phase := phase_at(phases_of(self.options), self.elapsed_s)):
+            self._fault.set(phase.injected)
 
     def stop(self) -> None:
         """The run is over; workers are stopped by Locust and send a last report."""
         if self.ended_s is None:
             self.ended_s = time.perf_counter()
-            if self._health is not None:
-                self._health.set(1.0)
+            if self._fault is not None:
+                self._fault.set(None)

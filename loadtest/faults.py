@@ -1,10 +1,10 @@
-"""Makes one expert of the service sick and well again, by `PUT /v1/router`."""
+"""Makes one expert of the service ill and well again, by `PUT /v1/router`."""
 
 from __future__ import annotations
 
 import logging
 import os
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from geventhttpclient import HTTPClient
@@ -17,8 +17,8 @@ SHAPES = frozenset({"slow_expert", "dead_expert"})
 logger = logging.getLogger(__name__)
 
 
-class ExpertHealth:
-    """The health of one expert, as the service is told.
+class ExpertFault:
+    """What ails one expert, as the service is told.
 
     Args:
         base_url: `http://host:port` of the service.
@@ -31,7 +31,7 @@ class ExpertHealth:
     def __init__(self, base_url: str, options: Options) -> None:
         self._expert = options.expert
         self._headers = {"X-Api-Key": os.environ.get(KEY_VARIABLE, ""), "Content-Type": "application/json"}
-        self._left = 1.0
+        self._injected: float | Literal["dead"] | None = None
         if not self._headers["X-Api-Key"]:
             raise LoadTestError(f"{KEY_VARIABLE}: --shape {options.shape} needs the admin key of the service")
         self._client = HTTPClient.from_url(
@@ -47,20 +47,20 @@ class ExpertHealth:
         if problem := self._put({}):
             raise LoadTestError(problem)
 
-    def set(self, left: float) -> None:
-        """Leave `left` of its capacity to the expert; 1 = all is well. A failure is logged, the run goes on."""
-        if left == self._left:
+    def set(self, injected: float | Literal["dead"] | None) -> None:
+        """Microseconds per slot that the expert is slower, `dead`, or None: well. A failure is logged, the run goes on."""
+        if injected == self._injected:
             return
-        self._left = left
-        problem = self._put({} if left >= 1 else {str(self._expert): left})
-        if problem:
+        self._injected = injected
+        if problem := self._put({} if injected is None else {str(self._expert): injected}):
             logger.error("expert %d: %s", self._expert, problem)
         else:
-            logger.info("expert %d has %.0f %% of its capacity", self._expert, 100 * left)
+            what = {None: "well", "dead": "dead"}.get(injected, f"{injected} us per slot slower")
+            logger.info("expert %d is %s", self._expert, what)
 
-    def _put(self, health: dict[str, Any]) -> str:
+    def _put(self, inject: dict[str, Any]) -> str:
         """What went wrong; empty if nothing."""
-        body = msgspec.json.encode({"health": health})
+        body = msgspec.json.encode({"inject": inject})
         try:
             response = self._client.request("PUT", "/v1/router", body=body, headers=self._headers)
             content = bytes(response.read())

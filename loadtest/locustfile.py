@@ -23,7 +23,7 @@ from locust.runners import MasterRunner, WorkerRunner
 from loadtest.arrivals import WHOLE, Part
 from loadtest.distributed import BEGIN, COUNTED, REPORT_EVERY_S, Gathering
 from loadtest.faults import SHAPES as FAULTS
-from loadtest.faults import ExpertHealth
+from loadtest.faults import ExpertFault
 from loadtest.open_loop import OpenLoop
 from loadtest.options import COMMAND_LINE_ONLY, LoadTestError, Options, add_arguments, check_target
 from loadtest.progress import show_progress
@@ -108,30 +108,30 @@ def _begin(environment: Environment) -> None:
         logger.error("%s", error)
 
 
-def _options(environment: Environment) -> tuple[Options, str, ExpertHealth | None]:
-    """What the run is told: options, target and the sick expert's health."""
+def _options(environment: Environment) -> tuple[Options, str, ExpertFault | None]:
+    """What the run is told: options, target and the fault of the sick expert."""
     options = Options.from_namespace(Namespace(**(vars(_arguments(environment)) | _from_command_line)))
     target = check_target(environment.host, allow_remote=options.allow_remote)
-    return options, target, ExpertHealth(target, options) if options.shape in FAULTS else None
+    return options, target, ExpertFault(target, options) if options.shape in FAULTS else None
 
 
 def _alone(environment: Environment) -> OpenLoop:
-    options, target, health = _options(environment)
-    return _open_loop(environment, options, target, WHOLE, health)
+    options, target, fault = _options(environment)
+    return _open_loop(environment, options, target, WHOLE, fault)
 
 
 def _gathering(environment: Environment) -> Gathering:
-    options, target, health = _options(environment)
+    options, target, fault = _options(environment)
     runner = environment.runner
     assert isinstance(runner, MasterRunner)
-    return Gathering(options, target, [client.id for client in runner.clients.ready], runner.send_message, health)
+    return Gathering(options, target, [client.id for client in runner.clients.ready], runner.send_message, fault)
 
 
 def _open_loop(
-    environment: Environment, options: Options, target: str, part: Part, health: ExpertHealth | None = None
+    environment: Environment, options: Options, target: str, part: Part, fault: ExpertFault | None = None
 ) -> OpenLoop:
     tastes = None if options.shape == "replay" else load_tastes(Path(options.tastes))
-    return OpenLoop(target, options, tastes, environment.events.request.fire, part=part, health=health)
+    return OpenLoop(target, options, tastes, environment.events.request.fire, part=part, fault=fault)
 
 
 def _on_begin(environment: Environment, msg: Any) -> None:
@@ -190,9 +190,9 @@ def _check_before_start(environment: Environment, **_: Any) -> None:
         if isinstance(runner, MasterRunner):
             runner.register_message(COUNTED, _on_counted)
         if headless:
-            options, target, health = _options(environment)
-            if health is not None:
-                health.check()
+            options, target, fault = _options(environment)
+            if fault is not None:
+                fault.check()
             if not isinstance(runner, MasterRunner):  # a master leaves files to its workers
                 _open_loop(environment, options, target, WHOLE)
     except LoadTestError as error:

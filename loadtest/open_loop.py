@@ -23,7 +23,7 @@ from loadtest.arrivals import WHOLE, Arrival, Part, arrivals_of
 from loadtest.audience import Audience, Visit
 from loadtest.behaviour import Reaction, react
 from loadtest.contract import EventsTaken, Recommendations
-from loadtest.faults import ExpertHealth
+from loadtest.faults import ExpertFault
 from loadtest.options import Options
 from loadtest.shapes import Phase
 from loadtest.summary import Counts, Outcome, Summary, classify
@@ -74,7 +74,7 @@ class OpenLoop:
         tastes: of its users; None where real events are replayed.
         report: called once per finished request.
         part: which part of the load this process makes.
-        health: of the expert that the run makes sick.
+        fault: of the expert that the run makes ill.
 
     Raises:
         LoadTestError: a category, item or file that is not there.
@@ -88,7 +88,7 @@ class OpenLoop:
         report: Report,
         *,
         part: Part = WHOLE,
-        health: ExpertHealth | None = None,
+        fault: ExpertFault | None = None,
     ) -> None:
         self.options = options
         self.summary = Summary()
@@ -99,7 +99,7 @@ class OpenLoop:
         self.all_sent = False
         self.workers = 1
         self._wait_until = 0.0
-        self._health = health
+        self._fault = fault
         self._arrivals = arrivals_of(options, part)
         self._next = next(self._arrivals, None)
         self._in_flight = Pool(options.outstanding)
@@ -169,14 +169,14 @@ class OpenLoop:
         self._arrivals.close()
         self._in_flight.kill()
         self._client.close()
-        if self._health is not None:
-            self._health.set(1.0)
+        if self._fault is not None:
+            self._fault.set(None)
 
     def _announce(self, phase: Phase) -> None:
         crowd = f", {phase.crowd_share:.0%} of it on {self.category!r}" if phase.crowd_share else ""
         logger.info("%s: %g requests/s for %g s%s", phase.name, phase.rate_per_s, phase.seconds, crowd)
-        if self._health is not None:
-            gevent.spawn(self._health.set, phase.expert_left)
+        if self._fault is not None:
+            gevent.spawn(self._fault.set, phase.injected)
 
     def _offer(self, arrival: Arrival, visit: Visit) -> None:
         counts = self.summary.of(arrival.phase.name)

@@ -53,7 +53,9 @@ class Options:
     excitation: float = _option(0.8, "requests that each request brings (`self_exciting`)", low=0, high=0.95)
     excitation_s: float = _option(2.0, "mean seconds until they come", low=0.01, high=3_600)
     expert: int = _option(0, "which expert is sick (`slow_expert`, `dead_expert`)", low=0, high=4_095)
-    expert_left: float = _option(0.25, "share of its capacity that a slow expert has", low=0.01, high=0.99)
+    expert_slow_us: float = _option(
+        50.0, "microseconds that each slot of a slow expert takes longer", low=0.1, high=100_000
+    )
     events_file: str = _option("", "real events to replay: a MovieLens file or any csv (`replay`)")
     event_columns: str = _option(
         "user=1,item=2,value=3,ts=4", "its columns user, item, ts, and value or kind: numbers, or names of a header"

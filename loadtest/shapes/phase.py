@@ -19,7 +19,7 @@ class Phase:
         rate_per_s: mean arrivals per second.
         crowd_share: share of the arrivals that belong to the crowd.
         about: what the crowd wants: one category, or what follows from one item.
-        expert_left: share of its capacity that one expert has.
+        injected: what ails one expert: microseconds that each of its slots takes longer, or `dead`.
     """
 
     name: PhaseName
@@ -27,7 +27,7 @@ class Phase:
     rate_per_s: float
     crowd_share: float = 0.0
     about: Literal["category", "item"] = "category"
-    expert_left: float = 1.0
+    injected: float | Literal["dead"] | None = None
 
 
 def phase_at(phases: Iterable[Phase], elapsed_s: float) -> Phase | None:

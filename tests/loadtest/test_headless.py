@@ -160,14 +160,14 @@ def test_a_slow_p99_fails_the_run(run: Run) -> None:
     assert [t["option"] for t in done.summary["thresholds"] if not t["ok"]] == ["max_p99_ms"]
 
 
-def test_an_expert_is_sick_for_as_long_as_it_is_told(fake_api: Fake, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_expert_is_ill_for_as_long_as_it_is_told(fake_api: Fake, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOADTEST_ADMIN_KEY", "a-key")
     arguments = ["--shape", "slow_expert", "--duration", "1.5", "--crowd-seconds", "0.5", "--rate", "40"]
-    done = run(*arguments, "--expert", "3", "--expert-left", "0.5")
+    done = run(*arguments, "--expert", "3", "--expert-slow-us", "70")
     assert done.code == 0, done.output
-    told = [body["health"] for body in fake_api.of("/v1/router")]
+    told = [body["inject"] for body in fake_api.of("/v1/router")]
     assert told[0] == {}, "the key is tried before anything is sent"
-    assert [health for health in told if health] == [{"3": 0.5}], done.output
+    assert [ill for ill in told if ill] == [{"3": 70.0}], done.output
     assert told[-1] == {}
     assert list(done.summary["phases"]) == ["calm", "crowd", "after"]
     monkeypatch.setenv("LOADTEST_ADMIN_KEY", "another")

@@ -60,10 +60,10 @@ def test_a_day_goes_from_the_quiet_to_the_peak_and_back_without_losing_any_time(
     assert list(dict.fromkeys(phase.name for phase in phases)) == ["calm", "crowd", "after"]
 
 
-@pytest.mark.parametrize(("shape", "left"), [("slow_expert", 0.25), ("dead_expert", 0.0)])
-def test_an_expert_is_sick_in_the_middle_and_the_rate_stays(shape: str, left: float) -> None:
+@pytest.mark.parametrize(("shape", "ill"), [("slow_expert", 50.0), ("dead_expert", "dead")])
+def test_an_expert_is_ill_in_the_middle_and_the_rate_stays(shape: str, ill: object) -> None:
     phases = list(phases_of(Options(shape=shape)))
-    assert [phase.expert_left for phase in phases] == [1.0, left, 1.0]
+    assert [phase.injected for phase in phases] == [None, ill, None]
     assert {phase.rate_per_s for phase in phases} == {20}
 
 
