@@ -48,15 +48,15 @@ class ExpertFault:
             raise LoadTestError(problem)
 
     def set(self, injected: float | Literal["dead"] | None) -> None:
-        """Microseconds per slot that the expert is slower, `dead`, or None: well. A failure is logged, the run goes on."""
+        """Make the expert slower by microseconds per slot, `dead`, or well (None). A failure is logged, no more."""
         if injected == self._injected:
             return
         self._injected = injected
         if problem := self._put({} if injected is None else {str(self._expert): injected}):
             logger.error("expert %d: %s", self._expert, problem)
         else:
-            what = {None: "well", "dead": "dead"}.get(injected, f"{injected} us per slot slower")
-            logger.info("expert %d is %s", self._expert, what)
+            slower = f"{injected:g} us per slot slower" if isinstance(injected, float) else injected
+            logger.info("expert %d is %s", self._expert, slower or "well")
 
     def _put(self, inject: dict[str, Any]) -> str:
         """What went wrong; empty if nothing."""
