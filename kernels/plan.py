@@ -63,7 +63,14 @@ def route_and_plan(
 
     Returns:
         `scores_TE`, `expert_ids_TK`, `gates_TK`, `rank_TK`, `load_E`; scores and gates are differentiable.
+
+    Raises:
+        ValueError: k outside 1..E.
     """
+    if not 1 <= k <= gate_DE.shape[1]:
+        raise ValueError(f"k must be in 1..{gate_DE.shape[1]} (the number of experts), not {k}")
+    if library.serves(x_TD, gate_DE):
+        return library.route(x_TD @ gate_DE, bias_E, prices_E, k, capacity)
     scores_TE = gate_scores(x_TD, gate_DE)
     expert_ids_TK = choose(scores_TE, k, bias_E=bias_E, prices_E=prices_E)
     rank_TK, load_E = rank_slots(expert_ids_TK, gate_DE.shape[1])

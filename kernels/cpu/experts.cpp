@@ -20,19 +20,7 @@ using namespace lanes;
 constexpr int TILE = 12;
 constexpr int BLOCK = 8 * TILE;
 
-// exp to within 2 ulp: 2^n * e^r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7.
-inline __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.f)), _mm512_set1_ps(-88.f));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-    __m512 p = _mm512_set1_ps(1.f / 5040);
-    for (const float c : {1.f / 720, 1.f / 120, 1.f / 24, 1.f / 6, 1.f / 2, 1.f, 1.f})
-        p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(c));
-    return _mm512_scalef_ps(p, n);
-}
-
-// x * sigmoid(x) * value; a NaN in x must stay one, which minimum and maximum would lose.
+// x * sigmoid(x) * value. A NaN in x stays one by the product.
 inline __m512 swiglu(__m512 x, __m512 value) {
     const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
     return _mm512_div_ps(_mm512_mul_ps(x, value), _mm512_add_ps(_mm512_set1_ps(1.f), e));

@@ -13,18 +13,22 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SOURCES = ("slots.cpp", "experts.cpp", "combine.cpp")
+SOURCES = ("route.cpp", "slots.cpp", "experts.cpp", "combine.cpp", "peak.cpp")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-Wall")
 TARGET = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16")
 NEEDED = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16")
 LEAST_FLOPS_PER_THREAD = 4_000_000
 """Below this, waking a thread costs more than it saves."""
+_wanted = True
 _HERE = Path(__file__).parent
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
@@ -37,7 +41,25 @@ def serves(*tensors: Tensor) -> bool:
 
 def serves_plans(tensor: Tensor) -> bool:
     """Whether these kernels can read plans on the device of a tensor, here."""
-    return tensor.device.type == "cpu" and _library() is not None
+    return _wanted and tensor.device.type == "cpu" and _library() is not None
+
+
+def route(
+    logits_TE: Tensor, bias_E: Tensor | None, prices_E: Tensor | None, k: int, capacity: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Launcher of `route.cpp`: scores, ids, gates, ranks and loads, as `kernels.plan.route_and_plan` has them."""
+    (tokens, experts), new = logits_TE.shape, logits_TE.new_empty
+    logits_TE = logits_TE.float().contiguous()
+    bias_E, prices_E = (None if t is None else t.detach().float().contiguous() for t in (bias_E, prices_E))
+    ids_TK, rank_TK = (new((tokens, k), dtype=torch.int64) for _ in range(2))
+    scores_TE, gates_TK = torch.empty_like(logits_TE), new((tokens, k), dtype=torch.float32)
+    load_E = new(experts, dtype=torch.int64)
+    pointers = (logits_TE, bias_E, prices_E, scores_TE, ids_TK, gates_TK, rank_TK, load_E)
+    _function("route")(
+        *(None if t is None else t.data_ptr() for t in pointers),
+        *(tokens, experts, k, -1 if capacity is None else capacity),
+    )
+    return scores_TE, ids_TK, gates_TK, rank_TK, load_E
 
 
 def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, load_E: Tensor, capacity: int | None) -> Tensor:
@@ -78,6 +100,27 @@ def combine(y_SD: Tensor, slot_TK: Tensor, gates_TK: Tensor) -> Tensor:
         _threads(32 * tokens * k * width),  # it waits for memory, not for arithmetic
     )
     return y_TD
+
+
+def peak_flops(dtype: torch.dtype, *, repeats: int = 2_000_000) -> float:
+    """Multiplications and additions per second on the threads that torch has: the best of three runs of `peak.cpp`."""
+    threads, least = torch.get_num_threads(), float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        _function(f"peak_{_TYPES[dtype]}")(repeats, threads)
+        least = min(least, time.perf_counter() - began)
+    return repeats * threads * 24 * (64 if dtype == torch.bfloat16 else 32) / least
+
+
+@contextmanager
+def torch_alone() -> Iterator[None]:
+    """Inside, torch computes everything: for comparisons and tests. Not thread-safe."""
+    global _wanted
+    before, _wanted = _wanted, False
+    try:
+        yield
+    finally:
+        _wanted = before
 
 
 def build() -> Path:
@@ -140,7 +183,13 @@ def _library() -> ctypes.CDLL | None:
 
 @cache
 def _function(name: str) -> ctypes._NamedFuncPointer:
-    pointers, numbers, threads = {"slot": (4, 3, 0), "experts": (6, 6, 1), "combine": (4, 4, 1)}[name.partition("_")[0]]
+    pointers, numbers, threads = {
+        "route": (8, 4, 0),
+        "slot": (4, 3, 0),
+        "experts": (6, 6, 1),
+        "combine": (4, 4, 1),
+        "peak": (0, 1, 1),
+    }[name.partition("_")[0]]
     function = getattr(_library(), name)
     function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * numbers + [ctypes.c_int] * threads
     function.restype = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import pytest
@@ -35,14 +35,7 @@ def in_form(request: pytest.FixtureRequest) -> Callable[[], AbstractContextManag
         if library._library() is None:
             pytest.skip("the compiled kernels need Linux and a processor with AVX-512 and its bfloat16")
         return nullcontext
-
-    @contextmanager
-    def torch_alone() -> Iterator[None]:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(library, "_library", lambda: None)
-            yield
-
-    return torch_alone
+    return library.torch_alone
 
 
 @dataclass

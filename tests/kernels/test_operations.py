@@ -20,11 +20,12 @@ def opcheck(name: str, *arguments: object) -> None:
 
 @pytest.mark.parametrize("capacity", [None, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_route_and_plan_keeps_its_contract(capacity: int | None, dtype: torch.dtype) -> None:
+def test_route_and_plan_keeps_its_contract(in_form: Callable, capacity: int | None, dtype: torch.dtype) -> None:
     draws = torch.Generator().manual_seed(0)
     x_TD = torch.randn(20, 6, generator=draws).to(dtype).requires_grad_()
     gate_DE = torch.randn(6, 4, generator=draws).to(dtype).requires_grad_()
-    opcheck("route_and_plan", x_TD, gate_DE, torch.rand(4), torch.rand(4), 2, capacity)
+    with in_form():
+        opcheck("route_and_plan", x_TD, gate_DE, torch.rand(4), torch.rand(4), 2, capacity)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -66,28 +67,53 @@ def test_the_layer_is_traced_in_one_graph(make_layer: Callable, in_form: Callabl
         assert torch.allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_route_and_plan_puts_its_parts_together() -> None:
+@pytest.mark.parametrize(("experts", "k"), [(5, 2), (16, 1), (33, 4), (64, 6)])
+def test_route_and_plan_puts_its_parts_together(in_form: Callable, experts: int, k: int) -> None:
     draws = torch.Generator().manual_seed(5)
-    x_TD, gate_DE = torch.randn(20, 6, generator=draws), torch.randn(6, 5, generator=draws)
-    bias_E, prices_E = torch.rand(5, generator=draws), torch.rand(5, generator=draws)
-    scores_TE, ids_TK, gates_TK, rank_TK, load_E = ops.route_and_plan(x_TD, gate_DE, bias_E, prices_E, 2, None)
-    assert torch.allclose(scores_TE, reference.gate_scores(x_TD, gate_DE))
-    assert torch.equal(ids_TK, (scores_TE + bias_E - prices_E).topk(2, dim=1).indices)
+    x_TD, gate_DE = torch.randn(90, 6, generator=draws), torch.randn(6, experts, generator=draws)
+    bias_E, prices_E = torch.rand(experts, generator=draws), torch.rand(experts, generator=draws)
+    with in_form():
+        scores_TE, ids_TK, gates_TK, rank_TK, load_E = ops.route_and_plan(x_TD, gate_DE, bias_E, prices_E, k, None)
+    assert torch.allclose(scores_TE, reference.gate_scores(x_TD, gate_DE), rtol=1e-5, atol=1e-8)
+    assert torch.equal(ids_TK, (scores_TE + (bias_E - prices_E)).topk(k, dim=1).indices)
     assert torch.allclose(gates_TK, scores_TE.gather(1, ids_TK) / scores_TE.gather(1, ids_TK).sum(1, keepdim=True))
-    assert torch.equal(rank_TK, reference.rank_slots(ids_TK, 5)[0])
-    assert int(load_E.sum()) == 40
+    expected_TK, expected_E = reference.rank_slots(ids_TK, experts)
+    assert torch.equal(rank_TK, expected_TK)
+    assert torch.equal(load_E, expected_E)
     assert ops.gate_scores(x_TD.bfloat16(), gate_DE.bfloat16()).dtype == torch.float32
 
 
-def test_route_and_plan_drops_who_comes_too_late() -> None:
+def test_equal_scores_go_to_the_lower_expert(in_form: Callable) -> None:
+    with in_form():
+        _, ids_TK, gates_TK, _, _ = ops.route_and_plan(torch.zeros(3, 4), torch.ones(4, 20), None, None, 3, None)
+    assert ids_TK.tolist() == [[0, 1, 2]] * 3
+    assert torch.allclose(gates_TK, torch.full((3, 3), 1 / 3))
+
+
+def test_tokens_that_are_not_numbers_are_routed_somewhere(in_form: Callable) -> None:
+    x_TD = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    x_TD[2] = torch.nan
+    with in_form():
+        _, ids_TK, _, _, load_E = ops.route_and_plan(x_TD, torch.eye(4), None, None, 2, None)
+    assert bool(((ids_TK >= 0) & (ids_TK < 4)).all())
+    assert int(load_E.sum()) == 12
+
+
+def test_route_and_plan_drops_who_comes_too_late(in_form: Callable) -> None:
     draws = torch.Generator().manual_seed(6)
     x_TD, gate_DE = torch.randn(40, 6, generator=draws), torch.randn(6, 4, generator=draws)
-    _, wished_TK, _, wished_rank_TK, wished_E = ops.route_and_plan(x_TD, gate_DE, None, None, 2, None)
-    scores_TE, ids_TK, gates_TK, rank_TK, load_E = ops.route_and_plan(x_TD, gate_DE, None, None, 2, 15)
+    with in_form():
+        _, wished_TK, _, wished_rank_TK, wished_E = ops.route_and_plan(x_TD, gate_DE, None, None, 2, None)
+        scores_TE, ids_TK, gates_TK, rank_TK, load_E = ops.route_and_plan(x_TD, gate_DE, None, None, 2, 15)
     assert torch.equal(ids_TK, torch.where(wished_rank_TK < 15, wished_TK, -1))
     assert torch.equal(rank_TK, torch.where(ids_TK >= 0, wished_rank_TK, -1))
     assert torch.equal(load_E, wished_E.clamp_max(15))
-    assert torch.equal(gates_TK, ops.normalised_gates(scores_TE, ids_TK))
+    assert torch.allclose(gates_TK, ops.normalised_gates(scores_TE, ids_TK))
+
+
+def test_more_experts_than_there_are_cannot_be_chosen() -> None:
+    with pytest.raises(ValueError, match=r"k must be in 1\.\.3"):
+        ops.route_and_plan(torch.zeros(2, 4), torch.ones(4, 3), None, None, 4, None)
 
 
 @pytest.mark.parametrize("capacity", [None, 0, 6, 50])
