@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recsys.api import hot, limits, metrics, problems
 from recsys.api.congestion import Congestion
@@ -36,6 +37,19 @@ Recommendations by a Mixture of Experts, fed by events that change the very next
 Errors are `application/problem+json` and name the field. 503 and 429 carry `Retry-After`. `X-Deadline-Ms` sets how
 long an answer may take. Admin calls need `X-Api-Key`.
 """
+
+
+class _Application(FastAPI):
+    """FastAPI behind an entry of its own: what every call passes, and the hot call, need no framework."""
+
+    entry: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.entry(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI itself, with its middleware and routes."""
+        await super().__call__(scope, receive, send)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -98,14 +112,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await congestion.close()
             await redis.aclose()
 
-    app = FastAPI(title="recsys-moe", version="1", description=DESCRIPTION, lifespan=lifespan)
+    longest = config.api.body_bytes_max
+    app = _Application(title="recsys-moe", version="1", description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
-    app.add_middleware(hot.HotRecommendations, resources=lambda: app.state.resources)
-    app.add_middleware(limits.BodyLimit, longest=config.api.body_bytes_max)
+    app.add_middleware(limits.BodyLimit, longest=longest)
+    entry: ASGIApp = hot.HotRecommendations(app.framework, lambda: app.state.resources, longest=longest)
     if config.api.rate_per_s is not None:
         buckets = TokenBuckets(config.api.rate_per_s, config.api.rate_burst, config.api.rate_callers_max)
-        app.add_middleware(RateLimit, buckets=buckets, refused=measured.rate_limited)
-    app.add_middleware(metrics.Measure, metrics=measured)
+        entry = RateLimit(entry, buckets=buckets, refused=measured.rate_limited)
+    app.entry = metrics.Measure(entry, metrics=measured)
     for module in (recommendations, events, items, users, popular, experts, router, traffic, models):
         app.include_router(module.routes, responses=problems.describe(429))
     app.include_router(health.routes)

@@ -2,6 +2,9 @@
 
 A lost connection is noticed by the socket's own events, so that callers in flight are told at once and not by
 their deadline; pings every quarter second notice an engine that hangs.
+
+The sockets are plain ones that the event loop watches: `zmq.asyncio` makes a future and asks for the socket's events
+several times for every message, which costs more than the message.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ import time
 
 import structlog
 import zmq
-import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
 from recsys.errors import OverloadedError, RecsysError
@@ -23,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 PING_EVERY_S = 0.25
 SILENT_AFTER_S = 2.0
+_AT_ONCE = 256  # messages read before the event loop goes on with other work
 
 
 class EngineLostError(RecsysError):
@@ -41,8 +44,8 @@ class EngineClient:
         self._endpoint = endpoint
         self._in_flight_max = in_flight_max
         self._pending: dict[str, asyncio.Future[RankReply]] = {}
-        self._tasks: list[asyncio.Task[None]] = []
         self._connected = False
+        self._looking = False
         self._pong: Pong | None = None
         self._heard_s = -1e9
 
@@ -73,7 +76,7 @@ class EngineClient:
 
     async def start(self) -> None:
         """Connect (or keep trying to) and start listening."""
-        self._context = zmq.asyncio.Context()
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.setsockopt(zmq.IMMEDIATE, 1)  # nothing is queued for an engine that is not there
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -83,17 +86,17 @@ class EngineClient:
         self._socket.setsockopt(zmq.RCVHWM, self._in_flight_max + 16)
         self._monitor = self._socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED)
         self._socket.connect(self._endpoint)
-        self._tasks = [
-            asyncio.create_task(self._listen(), name="engine-listen"),
-            asyncio.create_task(self._watch(), name="engine-watch"),
-            asyncio.create_task(self._ping(), name="engine-ping"),
-        ]
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(int(self._socket.getsockopt(zmq.FD)), self._listen)
+        self._loop.add_reader(int(self._monitor.getsockopt(zmq.FD)), self._watch)
+        self._pinging = asyncio.create_task(self._ping(), name="engine-ping")
 
     async def close(self) -> None:
         """Fail what is pending and disconnect."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._pinging.cancel()
+        await asyncio.gather(self._pinging, return_exceptions=True)
+        for socket in (self._socket, self._monitor):
+            self._loop.remove_reader(int(socket.getsockopt(zmq.FD)))
         self._fail_pending("the API is stopping")
         self._socket.disable_monitor()
         self._context.destroy(linger=0)
@@ -109,31 +112,48 @@ class EngineClient:
             raise OverloadedError(f"{self._in_flight_max} requests are waiting for the engine already")
         if not self.alive:
             raise EngineLostError("no engine")
-        future: asyncio.Future[RankReply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[RankReply] = self._loop.create_future()
         self._pending[question.id] = future
+        in_time = self._loop.call_later(timeout_s, _expire, future)
         try:
-            await self._socket.send(encode(question), zmq.DONTWAIT)
-            async with asyncio.timeout(timeout_s):
-                return await future
-        except zmq.Again:
-            raise EngineLostError("no engine") from None
-        except TimeoutError:
-            raise EngineLostError("the engine did not answer in time") from None
+            self._send(question)
+            return await future
         finally:
+            in_time.cancel()
             self._pending.pop(question.id, None)
 
-    async def _listen(self) -> None:
-        while True:
-            message = decode_from_engine(await self._socket.recv())
+    def _send(self, message: RankRequest | Similar | Ping) -> None:
+        try:
+            self._socket.send(encode(message), zmq.DONTWAIT)
+        except zmq.Again:
+            raise EngineLostError("no engine") from None
+        self._listen_soon()
+
+    def _listen_soon(self) -> None:
+        """A socket's descriptor tells of news once, and sending takes the news away: look again after it."""
+        if not self._looking:
+            self._looking = True
+            self._loop.call_soon(self._listen)
+
+    def _listen(self) -> None:
+        self._looking = False
+        if self._socket.closed:
+            return
+        for _ in range(_AT_ONCE):
+            try:
+                message = decode_from_engine(self._socket.recv(zmq.DONTWAIT))
+            except zmq.Again:
+                return
             self._heard_s = time.monotonic()
             if isinstance(message, Pong):
                 self._pong = message
             elif (future := self._pending.get(message.id)) and not future.done():
                 future.set_result(message)
+        self._listen_soon()
 
-    async def _watch(self) -> None:
-        while True:
-            event = await recv_monitor_message(self._monitor)
+    def _watch(self) -> None:
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+            event = recv_monitor_message(self._monitor, zmq.DONTWAIT)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected, self._heard_s = True, time.monotonic()
                 log.info("engine_connected", endpoint=self._endpoint)
@@ -144,8 +164,9 @@ class EngineClient:
 
     async def _ping(self) -> None:
         for n in itertools.count():
-            with contextlib.suppress(zmq.Again):
-                await self._socket.send(encode(Ping(n)), zmq.DONTWAIT)
+            with contextlib.suppress(EngineLostError):
+                self._send(Ping(n))
+            self._watch()
             if self._connected and not self.alive:
                 self._fail_pending("the engine hangs")
             await asyncio.sleep(PING_EVERY_S)
@@ -154,3 +175,8 @@ class EngineClient:
         for future in self._pending.values():
             if not future.done():
                 future.set_exception(EngineLostError(why))
+
+
+def _expire(future: asyncio.Future[RankReply]) -> None:
+    if not future.done():
+        future.set_exception(EngineLostError("the engine did not answer in time"))

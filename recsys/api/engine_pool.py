@@ -75,21 +75,23 @@ class EnginePool:
         """
         if self.in_flight >= self._in_flight_max:
             raise OverloadedError(f"{self._in_flight_max} requests are waiting for the engines already")
-        began, left_s = time.monotonic(), timeout_s
+        ends_s, left_s = time.monotonic() + timeout_s, timeout_s
         untried = [engine for engine in self._engines if engine.alive]
         lost, reply = EngineLostError("no engine"), None
         while untried and left_s > 0:
             engine = shorter_queue(untried)
             untried.remove(engine)
-            spent_ms = (timeout_s - left_s) * 1e3
-            asked = msgspec.structs.replace(question, time_left_ms=question.time_left_ms - spent_ms)
+            if left_s < timeout_s:
+                spent_ms = (timeout_s - left_s) * 1e3
+                question = msgspec.structs.replace(question, time_left_ms=question.time_left_ms - spent_ms)
+                timeout_s = left_s
             try:
-                reply = await engine.ask(asked, timeout_s=left_s)
+                reply = await engine.ask(question, timeout_s=left_s)
                 if not reply.elsewhere:
                     return reply
             except EngineLostError as error:
                 lost = error
-            left_s = timeout_s - (time.monotonic() - began)
+            left_s = ends_s - time.monotonic()
             self._retries.inc(bool(untried) and left_s > 0)
         if reply is not None:
             return reply
@@ -100,4 +102,5 @@ def shorter_queue(engines: Iterable[EngineClient]) -> EngineClient:
     """The less loaded of two engines drawn at random, among those that are ready if there are any."""
     there = list(engines)
     ready = [engine for engine in there if engine.ready] or there
-    return min(random.sample(ready, min(2, len(ready))), key=lambda engine: engine.load)
+    drawn = random.sample(ready, 2) if len(ready) > 1 else ready
+    return min(drawn, key=lambda engine: engine.load)

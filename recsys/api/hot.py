@@ -1,13 +1,14 @@
 """The hot call without a framework: decoded and encoded by msgspec, answered before routing and pydantic.
 
-Anything out of the ordinary (another method, another content type, a body that is not plainly right) goes on to the
-application with its body intact, so that there is one place that knows the errors.
+Anything out of the ordinary (another method, another content type, a body that is too long, of unknown length or not
+plainly right) goes on to the application with its body intact, so that there is one place that knows the errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.api import limits
@@ -16,6 +17,8 @@ from recsys.api.problems import answer_to
 from recsys.api.query import decode_query
 from recsys.api.recommend import recommend
 from recsys.errors import InputError, OverloadedError, RecsysError
+
+log = structlog.get_logger(__name__)
 
 PATH = "/v1/recommendations"
 
@@ -27,18 +30,26 @@ class _Route:
 
 
 class HotRecommendations:
-    """ASGI middleware that answers plainly right `POST /v1/recommendations` itself."""
+    """ASGI app around another one: answers plainly right `POST /v1/recommendations` itself.
 
-    def __init__(self, app: ASGIApp, resources: Callable[[], Resources]) -> None:
+    Args:
+        app: gets everything else.
+        resources: of this process, once it has started.
+        longest: bytes of the longest body that is read here.
+    """
+
+    def __init__(self, app: ASGIApp, resources: Callable[[], Resources], *, longest: int) -> None:
         self._app = app
         self._resources = resources
+        self._longest = longest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        if not headers.get(b"content-type", b"").startswith(b"application/json"):
+        plain = headers.get(b"content-type", b"").startswith(b"application/json")
+        if not plain or not 0 < _length(headers) <= self._longest:
             await self._app(scope, receive, send)
             return
         res = self._resources()
@@ -62,10 +73,18 @@ class HotRecommendations:
         try:
             budget_s = _deadline_s(deadline, res)
             answer = await recommend(query, budget_s, res)
-        except RecsysError as error:
+        except Exception as error:
+            if not isinstance(error, RecsysError):
+                log.exception("unexpected_error", path=PATH)
             await answer_to(error)(scope, receive, send)
             return
         await _send_json(send, answer)
+
+
+def _length(headers: dict[bytes, bytes]) -> int:
+    """Bytes of the body as declared, 0 if they are not."""
+    declared = headers.get(b"content-length", b"")
+    return int(declared) if declared.isdigit() else 0
 
 
 def _deadline_s(header: bytes | None, res: Resources) -> float:
@@ -83,8 +102,11 @@ def _budget_s(header: bytes | None, res: Resources) -> float | None:
 
 
 async def _read(receive: Receive) -> tuple[list[Message], bytes]:
-    """All messages of the body; the length is bounded by the middleware outside."""
-    messages = [await receive()]
+    """All messages of the body, which the server keeps to its declared length."""
+    message = await receive()
+    if not message.get("more_body"):
+        return [message], message.get("body", b"")
+    messages = [message]
     while messages[-1]["type"] == "http.request" and messages[-1].get("more_body"):
         messages.append(await receive())
     return messages, b"".join(message.get("body", b"") for message in messages)

@@ -52,6 +52,7 @@ class Measure:
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app = app
         self._metrics = metrics
+        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,5 +71,14 @@ class Measure:
             await self._app(scope, receive, noted)
         finally:
             route = getattr(scope.get("route"), "path", "unmatched")
-            self._metrics.requests.labels(route, status).inc()
-            self._metrics.latency.labels(route).observe(time.perf_counter() - began)
+            requests, latency = self._children(route, status)
+            requests.inc()
+            latency.observe(time.perf_counter() - began)
+
+    def _children(self, route: str, status: int) -> tuple[Counter, Histogram]:
+        """The two of a route and status; finding them by their labels costs more than counting."""
+        found = self._known.get((route, status))
+        if found is None:
+            found = self._metrics.requests.labels(route, status), self._metrics.latency.labels(route)
+            self._known[route, status] = found
+        return found

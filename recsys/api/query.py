@@ -61,12 +61,17 @@ def decode_query(body: bytes) -> Query | None:
         query = _decode(body)
     except (msgspec.DecodeError, UnicodeError):  # a ValidationError is a DecodeError
         return None
-    return query if _printable(query) else None
+    return query if _plain(body) or _printable(query) else None
 
 
 def from_body(body: RecommendationRequest) -> Query:
     """The query in a body that pydantic has checked."""
     return msgspec.convert(body.model_dump(), Query)
+
+
+def _plain(body: bytes) -> bool:
+    """Whether no string of a JSON document can hold a control character: they need an escape, all but DEL."""
+    return body.isascii() and b"\\" not in body and b"\x7f" not in body
 
 
 def _printable(query: Query) -> bool:
