@@ -128,6 +128,10 @@ def train(
     out: Annotated[Path, typer.Argument(help="Model folder to write")],
     preset: Annotated[str, typer.Option(help="demo, ml-100k or ml-1m")] = "demo",
     config: Annotated[Path | None, typer.Option(help="JSON file whose fields replace the preset's")] = None,
+    encoder_from: Annotated[
+        Path | None,
+        typer.Option(help="Model folder of the same data whose encoder is taken; only the ranker is trained"),
+    ] = None,
     fresh: Annotated[bool, typer.Option(help="Ignore a checkpoint of an interrupted run")] = False,
     threads: Annotated[int, typer.Option(help="Threads; 0 = as many as there are cores")] = 0,
 ) -> None:
@@ -140,7 +144,7 @@ def train(
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     chosen = TrainConfig.from_json(json.loads(config.read_text()), preset_of(preset)) if config else preset_of(preset)
-    run(dataset, out, chosen, resume=not fresh, console=progress)
+    run(dataset, out, chosen, resume=not fresh, encoder_from=encoder_from, console=progress)
 
 
 @app.command()

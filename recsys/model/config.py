@@ -23,6 +23,7 @@ class ModelConfig:
         encoder_layers: transformer blocks.
         encoder_heads: attention heads per block.
         ranker_heads: heads of the attention of a candidate over the history.
+        ranker_ages: ages that this attention tells apart, in events, with the last one for all older events; 0 = none.
         moe_layers: Mixture-of-Experts blocks of the ranker.
         experts: E, routed experts per block; one shared expert that always runs comes on top.
         expert_hidden: H, hidden width of an expert, the shared one included.
@@ -43,6 +44,7 @@ class ModelConfig:
     encoder_layers: int = 2
     encoder_heads: int = 2
     ranker_heads: int = 2
+    ranker_ages: int = 0
     moe_layers: int = 2
     experts: int = 8
     expert_hidden: int = 64
@@ -107,6 +109,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "encoder_layers": (1, 64),
     "encoder_heads": (1, 64),
     "ranker_heads": (1, 64),
+    "ranker_ages": (0, 2_000),
     "moe_layers": (1, 16),
     "experts": (1, 1_024),
     "expert_hidden": (4, 16_384),

@@ -35,25 +35,46 @@ class Ranked:
 
 
 class HistoryAttention(nn.Module):
-    """What in the history speaks for a candidate: multi-head attention of candidates over events and their states."""
+    """What in the history speaks for a candidate: multi-head attention of candidates over events and their states.
 
-    def __init__(self, width: int, heads: int) -> None:
+    With `ages` > 0, events are also weighed by how old they are (a learnt bias per head and age, the last one for all
+    older events), and beside what was found there is how much of it: the log of the sum of weights before they are
+    normalised, which attention by itself would forget.
+    """
+
+    def __init__(self, width: int, heads: int, ages: int) -> None:
         super().__init__()
         self.heads = heads
+        self.ages = ages
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(2 * width, 2 * width)
+        if ages:
+            self.age_bias_AM = nn.Parameter(torch.zeros(ages, heads))
 
-    def forward(self, candidates_BND: Tensor, encoded: Encoded) -> Tensor:
-        B, N, D = candidates_BND.shape
+    def forward(self, candidates_BND: Tensor, encoded: Encoded, places_BP: Tensor) -> tuple[Tensor, Tensor]:
+        """Attend up to a position of the history, each of P positions for the next N / P candidates.
+
+        Returns:
+            attended_BND and, with `ages`, the logs of the sums of weights, (B, N, heads); without, (B, N, 0).
+        """
+        (B, N, D), P = candidates_BND.shape, places_BP.shape[1]
         history_BLD = torch.cat([encoded.states_BLD, encoded.events_BLD], dim=-1)
-        q = self.query(candidates_BND).view(B, N, self.heads, D // self.heads).transpose(1, 2)
-        k, v = (
-            self.key_value(history_BLD)
-            .view(B, history_BLD.shape[1], 2, self.heads, D // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        seen = encoded.mask_BL[:, None, None, :]
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).reshape(B, N, D)
+        L, M = history_BLD.shape[1], self.heads
+        q_BMND = self.query(candidates_BND).view(B, N, M, D // M).transpose(1, 2)
+        k_BMLD, v_BMLD = self.key_value(history_BLD).view(B, L, 2, M, D // M).permute(2, 0, 3, 1, 4)
+        age_BPL = places_BP[..., None] - torch.arange(L, device=places_BP.device)
+        if not self.ages:
+            seen_BNL = (age_BPL >= 0).repeat_interleave(N // P, dim=1)
+            attended_BMND = F.scaled_dot_product_attention(q_BMND, k_BMLD, v_BMLD, attn_mask=seen_BNL[:, None])
+            return attended_BMND.transpose(1, 2).reshape(B, N, D), candidates_BND.new_zeros(B, N, 0)
+        bias_BPLM = F.embedding(age_BPL.clamp(0, self.ages - 1), self.age_bias_AM)
+        bias_BPLM = bias_BPLM.masked_fill((age_BPL < 0)[..., None], -torch.inf)
+        bias_BMP1L = bias_BPLM.permute(0, 3, 1, 2)[:, :, :, None]
+        scores_BMNL = (q_BMND * (D // M) ** -0.5) @ k_BMLD.transpose(-1, -2)
+        scores_BMNL = (scores_BMNL.view(B, M, P, N // P, L) + bias_BMP1L).view(B, M, N, L)
+        mass_BMN1 = scores_BMNL.logsumexp(-1, keepdim=True)
+        attended_BMND = (scores_BMNL - mass_BMN1).exp().to(v_BMLD.dtype) @ v_BMLD
+        return attended_BMND.transpose(1, 2).reshape(B, N, D), mass_BMN1[..., 0].transpose(1, 2)
 
 
 class Experts(nn.Module):
@@ -87,6 +108,7 @@ class MoEBlock(nn.Module):
     def forward(self, x_TD: Tensor, layer: int, router: Router) -> tuple[Tensor, RoutingPlan]:
         normed_TD = self.norm(x_TD)
         scores_TE = self._scores(normed_TD)
+        normed_TD = normed_TD.to(_compute_type(normed_TD))
         plan = router.route(layer, scores_TE, self.k, self.bias_E)
         routed_TD = moe_experts(
             normed_TD,
@@ -94,8 +116,8 @@ class MoEBlock(nn.Module):
             plan.gates_TK,
             plan.rank_TK,
             plan.load_E,
-            self.experts.up_ED2H,
-            self.experts.down_EHD,
+            self.experts.up_ED2H.to(normed_TD.dtype),
+            self.experts.down_EHD.to(normed_TD.dtype),
             capacity=router.static_capacity(x_TD.shape[0], self.k),
         )
         gate_TH, up_TH = self.shared_in(normed_TD).chunk(2, dim=-1)
@@ -117,12 +139,12 @@ class Ranker(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width, goals = config.width, len(config.goals)
-        self.attention = HistoryAttention(width, config.ranker_heads)
+        self.attention = HistoryAttention(width, config.ranker_heads, config.ranker_ages)
         self.user_in = nn.Linear(width, width)
         self.item_in = nn.Linear(width, width, bias=False)
         self.product_in = nn.Linear(width, width, bias=False)
         self.attention_in = nn.Linear(width, width, bias=False)
-        self.context_in = nn.Linear(2, width, bias=False)
+        self.context_in = nn.Linear(2 + (config.ranker_heads if config.ranker_ages else 0), width, bias=False)
         self.blocks = nn.ModuleList(MoEBlock(config) for _ in range(config.moe_layers))
         self.final_norm = nn.LayerNorm(width)
         self.heads = nn.Linear(width, goals)
@@ -130,19 +152,33 @@ class Ranker(nn.Module):
         nn.init.zeros_(self.heads.weight)  # at the start, ranking is retrieval
         nn.init.zeros_(self.heads.bias)
 
-    def forward(self, encoded: Encoded, candidates_BND: Tensor, real_BN: Tensor, router: Router) -> Ranked:
+    def forward(
+        self,
+        encoded: Encoded,
+        candidates_BND: Tensor,
+        real_BN: Tensor,
+        router: Router,
+        places_BP: Tensor | None = None,
+    ) -> Ranked:
+        """See `Recommender.rank`."""
         B, N, D = candidates_BND.shape
-        user_B1D = encoded.user_BD[:, None]
-        retrieval_BN = (candidates_BND @ encoded.user_BD[:, :, None]).squeeze(-1)
-        events_B1 = encoded.mask_BL.sum(1, keepdim=True).to(retrieval_BN.dtype).log()
-        context_BN2 = torch.stack([retrieval_BN / D**0.5, events_B1.expand(B, N)], dim=-1)
+        if places_BP is None:
+            places_BP, user_BPD = encoded.mask_BL.sum(1, keepdim=True) - 1, encoded.user_BD[:, None]
+        else:
+            user_BPD = encoded.states_BLD.gather(1, places_BP[..., None].expand(-1, -1, D))
+        P = places_BP.shape[1]
+        items_BPCD = candidates_BND.view(B, P, N // P, D)
+        retrieval_BN = (items_BPCD @ user_BPD[..., None]).view(B, N)
+        events_BN = (places_BP + 1).to(retrieval_BN.dtype).log().repeat_interleave(N // P, dim=1)
+        attended_BND, mass_BNM = self.attention(candidates_BND, encoded, places_BP)
+        context_BNC = torch.cat([torch.stack([retrieval_BN / D**0.5, events_BN], dim=-1), mass_BNM], dim=-1)
+        both_BPCD = self.user_in(user_BPD)[:, :, None] + self.product_in(user_BPD[:, :, None] * items_BPCD)
         x_BND = (
-            self.user_in(user_B1D)
+            both_BPCD.view(B, N, D)
             + self.item_in(candidates_BND)
-            + self.product_in(user_B1D * candidates_BND)
-            + self.attention_in(self.attention(candidates_BND, encoded))
-            + self.context_in(context_BN2)
-        )
+            + self.attention_in(attended_BND)
+            + self.context_in(context_BNC)
+        ).float()
         real_T = real_BN.reshape(B * N)
         x_TD, plans = x_BND.reshape(B * N, D), []
         padded = not bool(real_T.all())
@@ -151,7 +187,7 @@ class Ranker(nn.Module):
         for layer, block in enumerate(self.blocks):
             x_TD, plan = block(x_TD, layer, router)
             plans.append(plan)
-        heads_NG = self.heads(self.final_norm(x_TD))
+        heads_NG = self.heads(self.final_norm(x_TD)).float()
         if padded:
             heads_NG = heads_NG.new_zeros(B * N, len(self.retrieval_G)).masked_scatter(real_T[:, None], heads_NG)
         return Ranked(
@@ -159,3 +195,9 @@ class Ranker(nn.Module):
             plans=tuple(plans),
             tokens_BN=torch.where(real_BN, (real_T.cumsum(0) - 1).view(B, N), -1),
         )
+
+
+def _compute_type(x: Tensor) -> torch.dtype:
+    """The type that matrix products run in: that of the surrounding autocast, else that of `x`."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype

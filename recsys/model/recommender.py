@@ -91,7 +91,14 @@ class Recommender(nn.Module):
         scores_BI[:, 0] = -torch.inf
         return scores_BI
 
-    def rank(self, encoded: Encoded, candidates_BN: Tensor, table_ID: Tensor, router: Router) -> Ranked:
+    def rank(
+        self,
+        encoded: Encoded,
+        candidates_BN: Tensor,
+        table_ID: Tensor,
+        router: Router,
+        places_BP: Tensor | None = None,
+    ) -> Ranked:
         """Score candidates for every goal.
 
         Args:
@@ -100,10 +107,11 @@ class Recommender(nn.Module):
             table_ID: the table that `encode` used.
             router: picks the experts. With `Router.unconstrained` a candidate's scores depend on nothing else
                 in the batch.
+            places_BP: positions of the history after which to score, as if no later event were known, each for the
+                next N / P candidates; default the newest. In training many positions share one history.
         """
-        ranked: Ranked = self.ranker(
-            encoded, nn.functional.embedding(candidates_BN, table_ID), candidates_BN != 0, router
-        )
+        vectors_BND = nn.functional.embedding(candidates_BN, table_ID)
+        ranked: Ranked = self.ranker(encoded, vectors_BND, candidates_BN != 0, router, places_BP)
         return ranked
 
     def save_pretrained(self, folder: Path | str) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recsys.errors import ModelFolderError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(slots=True)
@@ -45,10 +45,12 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     key: str,
+    average: dict[str, Tensor],
 ) -> None:
     """Write one file that replaces the last one at once. `key` says which run may go on from it."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+    tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     for n, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{n}.{name}": tensor for name, tensor in values.items()}
     head = {"format_version": str(FORMAT_VERSION), "key": key, "progress": json.dumps(asdict(progress))}
@@ -58,10 +60,18 @@ def save_checkpoint(
     os.replace(draft, path)
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, key: str
-) -> tuple[Progress, dict[str, Tensor], dict[int, dict[str, Tensor]]] | None:
-    """Load the model's weights and return progress, best weights and the optimizer's state; None without a file.
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a run goes on from, beside the model's newest weights."""
+
+    progress: Progress
+    best: dict[str, Tensor]
+    average: dict[str, Tensor]
+    moments: dict[int, dict[str, Tensor]]
+
+
+def load_checkpoint(path: Path, model: nn.Module, key: str) -> Checkpoint | None:
+    """Load the model's newest weights and return the rest; None without a file.
 
     Raises:
         ModelFolderError: the file is damaged, of another format or of another run.
@@ -87,7 +97,8 @@ def load_checkpoint(
     for name, tensor in _part(tensors, "optimizer.").items():
         number, _, value = name.partition(".")
         optimizer.setdefault(int(number), {})[value] = tensor
-    return Progress(**json.loads(head["progress"])), _part(tensors, "best."), optimizer
+    progress = Progress(**json.loads(head["progress"]))
+    return Checkpoint(progress, _part(tensors, "best."), _part(tensors, "average."), optimizer)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

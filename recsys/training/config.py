@@ -34,6 +34,8 @@ class TrainConfig:
         batch: users per step.
         learning_rate: peak of Adam's step size, after `warmup_steps`; falls to a tenth of it along a cosine.
         warmup_steps: steps of linear growth.
+        weight_average: share of the old average of the weights that a step keeps; the average is what is validated and
+            kept. 0 takes the newest weights.
         weight_decay: decoupled, on matrices only.
         gradient_norm: gradients are scaled down to this norm.
         newest_share: share of users whose newest events are read in an epoch; of the others a random window is.
@@ -62,6 +64,7 @@ class TrainConfig:
     batch: int = 128
     learning_rate: float = 1e-3
     warmup_steps: int = 100
+    weight_average: float = 0.0
     weight_decay: float = 0.0
     gradient_norm: float = 5.0
     newest_share: float = 0.5
@@ -170,6 +173,7 @@ _LOWEST_INT = {
 _RANGES = {
     "test_share": (0.001, 0.9),
     "learning_rate": (1e-7, 1.0),
+    "weight_average": (0.0, 0.99999),
     "weight_decay": (0.0, 1.0),
     "gradient_norm": (1e-3, 1e6),
     "newest_share": (0.0, 1.0),

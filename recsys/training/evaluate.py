@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from recsys.training.baselines import Popularity, baseline_ranks, tuned_item_to_
 from recsys.training.config import TrainConfig
 from recsys.training.examples import Catalogue, Sequences
 from recsys.training.metrics import hit_rate, ndcg
-from recsys.training.protocol import build_cases, split
+from recsys.training.protocol import Cases, build_cases, split
 from recsys.training.scoring import model_ranks
 from recsys.training.train import REPORT, digest
 from router.router import Router
@@ -54,6 +55,56 @@ def evaluate(
     Raises:
         InputError: model and data or protocol do not belong together; nothing was kept out of training.
     """
+    kept = kept_out(model_folder, dataset_folder, protocol, cases_max=cases_max)
+    model, config, cases = kept.model, kept.config, kept.cases
+    rows = len(kept.catalogue.item_ids) + 1
+    router = Router.unconstrained(model.config.moe_layers, model.config.experts)
+    ranks: dict[str, Tensor] = {}
+    for method in track(("model", "popularity", "item-to-item"), "Evaluating", console=console, transient=True):
+        if method == "model":
+            both = model_ranks(model, kept.catalogue, cases, router, config.hard_from)
+            ranks["served (retrieval, then MoE ranking)"] = both.served
+            ranks["retrieval alone"] = both.retrieval
+        elif method == "popularity":
+            ranks[method] = baseline_ranks(Popularity(kept.train, rows), cases)
+        else:
+            ranks[method] = baseline_ranks(tuned_item_to_item(kept.train, rows, kept.validation), cases)
+    return [
+        {
+            "method": method,
+            "hr_10": round(hit_rate(rank), 4),
+            "ndcg_10": round(ndcg(rank), 4),
+            "cases": len(cases),
+            "items": len(kept.catalogue.item_ids),
+            "protocol": config.protocol,
+        }
+        for method, rank in ranks.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptOut:
+    """A model, and the events that its training kept out.
+
+    Attributes:
+        catalogue: all items that occur in the data set; one that training never saw has its content alone.
+        cases: the test.
+        validation: what chose the weights.
+        train: the events trained on, as rows of `catalogue`.
+    """
+
+    model: Recommender
+    config: TrainConfig
+    catalogue: Catalogue
+    cases: Cases
+    validation: Cases
+    train: Sequences
+
+
+def kept_out(
+    model_folder: Path | str, dataset_folder: Path | str, protocol: str | None = None, *, cases_max: int = CASES_MAX
+) -> KeptOut:
+    """Read a model and cut the data set as its training did. Arguments and errors are those of `evaluate`."""
     model = Recommender.from_pretrained(model_folder)
     config, data = _training(Path(model_folder))
     if protocol not in (None, config.protocol):
@@ -68,34 +119,17 @@ def evaluate(
     known = dataset.interactions.filter(pl.col("kind") != "hide")["item_id"].unique().sort().to_list()
     catalogue = Catalogue.build(known, dataset.items, model.vocabulary)
     before = pl.concat([parts.train, parts.validation])
-    cases = build_cases(before, parts.test, catalogue, model.vocabulary, most=cases_max, seed=config.seed)
     validation = build_cases(
         parts.train, parts.validation, catalogue, model.vocabulary, most=config.validation_users, seed=config.seed
     )
-    train = Sequences.build(parts.train, catalogue, model.vocabulary)
-    rows = len(known) + 1
-    router = Router.unconstrained(model.config.moe_layers, model.config.experts)
-    ranks: dict[str, Tensor] = {}
-    for method in track(("model", "popularity", "item-to-item"), "Evaluating", console=console, transient=True):
-        if method == "model":
-            both = model_ranks(model, catalogue, cases, router, config.hard_from)
-            ranks["served (retrieval, then MoE ranking)"] = both.served
-            ranks["retrieval alone"] = both.retrieval
-        elif method == "popularity":
-            ranks[method] = baseline_ranks(Popularity(train, rows), cases)
-        else:
-            ranks[method] = baseline_ranks(tuned_item_to_item(train, rows, validation), cases)
-    return [
-        {
-            "method": method,
-            "hr_10": round(hit_rate(rank), 4),
-            "ndcg_10": round(ndcg(rank), 4),
-            "cases": len(cases),
-            "items": len(known),
-            "protocol": config.protocol,
-        }
-        for method, rank in ranks.items()
-    ]
+    return KeptOut(
+        model=model,
+        config=config,
+        catalogue=catalogue,
+        cases=build_cases(before, parts.test, catalogue, model.vocabulary, most=cases_max, seed=config.seed),
+        validation=validation,
+        train=Sequences.build(parts.train, catalogue, model.vocabulary),
+    )
 
 
 def table(rows: list[Row]) -> Table:

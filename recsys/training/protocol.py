@@ -82,7 +82,7 @@ class Cases:
         """Catalogue rows to predict."""
         return self.sequences.items[self.ends]
 
-    def histories(self, cases: slice, newest: int | None = None) -> tuple[list[Ints], list[Ints]]:
+    def histories(self, cases: slice | Ints, newest: int | None = None) -> tuple[list[Ints], list[Ints]]:
         """Items and kinds that each of the cases may look at, at most the `newest` of them."""
         spans = [
             slice(begin if newest is None else max(begin, end - newest), end)

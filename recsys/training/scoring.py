@@ -51,7 +51,7 @@ def model_ranks(
             candidates_BN = scores_BI.topk(min(candidates, scores_BI.shape[1] - 1), sorted=True).indices
             click_BN = model.rank(encoded, candidates_BN, table_ID, router).logits_BNG[..., 0]
             click_BN = click_BN.masked_fill(scores_BI.gather(1, candidates_BN).isinf(), -torch.inf)
-            ranks_B = _rank_among(click_BN, candidates_BN, targets_B)
+            ranks_B = rank_among(click_BN, candidates_BN, targets_B)
         served.append(ranks_B)
     model.train(was_training)
     empty = torch.zeros(0, dtype=torch.int64)
@@ -64,7 +64,7 @@ def exclude(scores_BI: Tensor, histories: list[Ints]) -> None:
     scores_BI.scatter_(1, pad(histories), -torch.inf)
 
 
-def _rank_among(scores_BN: Tensor, candidates_BN: Tensor, targets_B: Tensor) -> Tensor:
+def rank_among(scores_BN: Tensor, candidates_BN: Tensor, targets_B: Tensor) -> Tensor:
     """Rank of the target among the candidates, N + 1 where it is none of them."""
     found_BN = candidates_BN == targets_B[:, None]
     place_B = found_BN.to(torch.uint8).argmax(1)

@@ -59,21 +59,31 @@ class Steps:
         return self._softmax(encoded, batch, table_ID)
 
     def ranking(self, batch: TrainingBatch) -> tuple[Tensor, tuple[RoutingPlan, ...]]:
-        """Order the next event before what retrieval would have offered, at a few positions of each user."""
+        """Order the next event before what retrieval would have offered, at a few positions of each user.
+
+        The encoder drops out as in its own training: on events that it has learnt it finds the target more surely
+        than it will on new ones, and a ranker that saw that would trust it too much.
+        """
         joint = self.config.ranking_to_encoder
-        self.model.train(joint)
-        self.model.ranker.train()
-        with torch.set_grad_enabled(joint):
-            table_ID = self.table()
-            encoded = self.model.encode(batch.history_BL, batch.kinds_BL, table_ID)
-        rows_P, places_P = self._positions(batch.targets_BL)
-        at = _prefixes(encoded, rows_P, places_P)
-        targets_P = batch.targets_BL[rows_P, places_P]
-        had_PL = batch.history_BL[rows_P].masked_fill(~at.mask_BL[:, 1:], 0)
-        candidates_PN, log_draws_PN = self._candidates(at.user_BD.detach(), table_ID.detach(), targets_P, had_PL)
-        ranked: Ranked = self.model.rank(at, candidates_PN, table_ID, self.router)
-        liked_P = batch.liked_BL[rows_P, places_P] if self.has_likes else None
-        loss = ranking_loss(ranked.logits_BNG, liked_P, log_draws_PN)
+        self.model.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            with torch.set_grad_enabled(joint):
+                table_ID = self.table()
+                encoded = self.model.encode(batch.history_BL, batch.kinds_BL, table_ID)
+            places_BP = self._places(batch.targets_BL)
+            targets_BP = batch.targets_BL.gather(1, places_BP)
+            B, P = targets_BP.shape
+            real_A = (targets_BP != 0).reshape(B * P)
+            with torch.no_grad():
+                candidates_AN, log_draws_AN = self._candidates(
+                    encoded, batch.history_BL, places_BP, targets_BP, table_ID
+                )
+            N = candidates_AN.shape[1]
+            candidates_BN = (candidates_AN * real_A[:, None]).view(B, P * N)
+            ranked: Ranked = self.model.rank(encoded, candidates_BN, table_ID, self.router, places_BP)
+        liked_A = batch.liked_BL.gather(1, places_BP).reshape(B * P)[real_A] if self.has_likes else None
+        logits_ANG = ranked.logits_BNG.view(B * P, N, -1)
+        loss = ranking_loss(logits_ANG[real_A], liked_A, log_draws_AN[real_A])
         if joint:
             loss = loss + self._softmax(encoded, batch, table_ID)
         return loss, ranked.plans
@@ -104,44 +114,35 @@ class Steps:
         negatives_M = self.popularity.draw((self.config.sampled_negatives,))
         return sampled_softmax(states_TD, table_ID, targets_T, negatives_M, self.popularity.share_I.log())
 
-    def _positions(self, targets_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """Users and positions to rank at, at most `config.positions` of each user."""
+    def _places(self, targets_BL: Tensor) -> Tensor:
+        """Positions to rank at, (B, P), at most `config.positions` of each user; those without a target last."""
         wanted_BL = (targets_BL != 0).float() * torch.rand(targets_BL.shape)
-        chosen_BP = wanted_BL.topk(min(self.config.positions, targets_BL.shape[1])).indices
-        rows_BP = torch.arange(len(targets_BL))[:, None].expand_as(chosen_BP)
-        real_BP = targets_BL.gather(1, chosen_BP) != 0
-        return rows_BP[real_BP], chosen_BP[real_BP]
+        return wanted_BL.topk(min(self.config.positions, targets_BL.shape[1])).indices
 
     def _candidates(
-        self, user_PD: Tensor, table_ID: Tensor, targets_P: Tensor, had_PL: Tensor
+        self, encoded: Encoded, history_BL: Tensor, places_BP: Tensor, targets_BP: Tensor, table_ID: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The target, then hard and random negatives, and the log of how often each is drawn as a negative.
+        """For each of A = B * P positions the target, then hard and random negatives, and the log of how often each is
+        drawn as a negative.
 
         That is infinite for negatives that do not count: the target again, and what the user had.
         """
-        with torch.no_grad():
-            scores_PI = self.model.retrieval_scores(user_PD, table_ID)
-            scores_PI.scatter_(1, had_PL, -torch.inf)
-            target_P1 = scores_PI.gather(1, targets_P[:, None])
-            scores_PI.scatter_(1, targets_P[:, None], -torch.inf)
-            best_PN, places_PN = scores_PI.topk(min(self.config.hard_from, scores_PI.shape[1] - 1))
-            hard = min(self.config.hard_negatives, best_PN.shape[1])
-            draw_PN = torch.rand(best_PN.shape).topk(hard).indices
-            random_PN = self.popularity.draw((len(targets_P), self.config.random_negatives))
-            candidates_PN = torch.cat([targets_P[:, None], places_PN.gather(1, draw_PN), random_PN], 1)
-            scores_PN = scores_PI.gather(1, candidates_PN)
-            scores_PN[:, :1] = target_P1
-            draws_PN = self.popularity.share_I[candidates_PN] * self.config.random_negatives
-            draws_PN += (scores_PN >= best_PN[:, -1:]) * (hard / best_PN.shape[1])
-            return candidates_PN, draws_PN.log().masked_fill(scores_PN.isinf(), torch.inf)
-
-
-def _prefixes(encoded: Encoded, rows_P: Tensor, places_P: Tensor) -> Encoded:
-    """The histories as they were at some positions. Causal states do not know what came later: the mask says it all."""
-    positions_L = torch.arange(encoded.mask_BL.shape[1])
-    return Encoded(
-        user_BD=encoded.states_BLD[rows_P, places_P],
-        states_BLD=encoded.states_BLD[rows_P],
-        events_BLD=encoded.events_BLD[rows_P],
-        mask_BL=encoded.mask_BL[rows_P] & (positions_L <= places_P[:, None]),
-    )
+        (B, P), D = places_BP.shape, table_ID.shape[1]
+        targets_A1 = targets_BP.reshape(B * P, 1)
+        user_AD = encoded.states_BLD.gather(1, places_BP[..., None].expand(-1, -1, D)).view(B * P, D)
+        scores_AI = self.model.retrieval_scores(user_AD, table_ID).float()
+        later_BPL = torch.arange(history_BL.shape[1]) >= places_BP[..., None]
+        had_BPL = history_BL[:, None].expand(-1, P, -1).masked_fill(later_BPL, 0)
+        scores_AI.scatter_(1, had_BPL.reshape(B * P, -1), -torch.inf)
+        target_A1 = scores_AI.gather(1, targets_A1)
+        scores_AI.scatter_(1, targets_A1, -torch.inf)
+        best_AN, places_AN = scores_AI.topk(min(self.config.hard_from, scores_AI.shape[1] - 1))
+        hard = min(self.config.hard_negatives, best_AN.shape[1])
+        draw_AN = torch.rand(best_AN.shape).topk(hard).indices
+        random_AN = self.popularity.draw((B * P, self.config.random_negatives))
+        candidates_AN = torch.cat([targets_A1, places_AN.gather(1, draw_AN), random_AN], 1)
+        scores_AN = scores_AI.gather(1, candidates_AN)
+        scores_AN[:, :1] = target_A1
+        draws_AN = self.popularity.share_I[candidates_AN] * self.config.random_negatives
+        draws_AN += (scores_AN >= best_AN[:, -1:]) * (hard / best_AN.shape[1])
+        return candidates_AN, draws_AN.log().masked_fill(scores_AN.isinf(), torch.inf)

@@ -29,7 +29,8 @@ from recsys.data.dataset import Dataset
 from recsys.errors import InputError
 from recsys.model.config import ModelConfig
 from recsys.model.recommender import Recommender
-from recsys.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from recsys.training.average import WeightAverage
+from recsys.training.checkpoint import Checkpoint, Progress, load_checkpoint, save_checkpoint
 from recsys.training.config import TrainConfig
 from recsys.training.examples import Catalogue, Sequences, TrainingBatch, build_vocabulary, training_batches
 from recsys.training.metrics import ndcg
@@ -50,6 +51,7 @@ def train(
     config: TrainConfig,
     *,
     resume: bool = True,
+    encoder_from: Path | str | None = None,
     console: Console | None = None,
     on_epoch: Callable[[Progress], None] | None = None,
 ) -> Recommender:
@@ -62,21 +64,25 @@ def train(
         out: model folder to write; the checkpoint lives beside it, in `<out>.checkpoint/`, until the run is complete.
         config: everything else.
         resume: go on from a checkpoint of the same config and data, if there is one.
+        encoder_from: model folder trained on the same data, whose encoder and items are taken; only the ranker is
+            trained then.
         console: where progress is shown.
         on_epoch: called after each epoch, when its checkpoint is written.
 
     Raises:
         DataFileError: the data set cannot be read.
-        InputError: it holds too little to train on, or the checkpoint is of another run.
+        InputError: it holds too little to train on, the checkpoint is of another run, or `encoder_from` is a model of
+            another shape or of other data.
     """
     with torch.random.fork_rng(devices=[]):
-        return _Run(Path(dataset_folder), Path(out), config).go(resume, console or Console(stderr=True), on_epoch)
+        run = _Run(Path(dataset_folder), Path(out), config, None if encoder_from is None else Path(encoder_from))
+        return run.go(resume, console or Console(stderr=True), on_epoch)
 
 
 class _Run:
     """One training run."""
 
-    def __init__(self, dataset_folder: Path, out: Path, config: TrainConfig) -> None:
+    def __init__(self, dataset_folder: Path, out: Path, config: TrainConfig, encoder_from: Path | None = None) -> None:
         dataset = Dataset.load(dataset_folder)
         parts = split(dataset.interactions, config)
         vocabulary = build_vocabulary(parts.train, dataset.items)
@@ -92,9 +98,15 @@ class _Run:
         )
         torch.manual_seed(config.seed)
         self.data = digest(self.sequences)
-        self.key = hashlib.sha256(f"{json.dumps(config.to_json(), sort_keys=True)} {self.data}".encode()).hexdigest()
+        donor = None if encoder_from is None else Recommender.from_pretrained(encoder_from)
+        origin = "" if donor is None else donor.version
+        described = f"{json.dumps(config.to_json(), sort_keys=True)} {self.data} {origin}"
+        self.key = hashlib.sha256(described.encode()).hexdigest()
         self.model = Recommender(model_config, vocabulary, version=self.key[:12])
-        if config.warm_start_window:
+        self.first_phase = "retrieval" if donor is None else "ranking"
+        if donor is not None:
+            _take_encoder(self.model, donor)
+        elif config.warm_start_window:
             rows, width = self.model.item_ids.weight.shape
             with torch.no_grad():
                 self.model.item_ids.weight += item_vectors(self.sequences, rows, width, config.warm_start_window)
@@ -111,20 +123,22 @@ class _Run:
     def go(self, resume: bool, console: Console, on_epoch: Callable[[Progress], None] | None) -> Recommender:
         """Both phases, from the start or from where the checkpoint stands."""
         path = self.out.with_name(self.out.name + ".checkpoint") / CHECKPOINT
-        progress, best = Progress(), copy.deepcopy(self.model.state_dict())
-        moments: dict[int, dict[str, Tensor]] = {}
-        if resume and (found := load_checkpoint(path, self.model, self.key)):
-            progress, best, moments = found
+        found = load_checkpoint(path, self.model, self.key) if resume else None
+        if found is None:
+            found = Checkpoint(Progress(phase=self.first_phase), copy.deepcopy(self.model.state_dict()), {}, {})
+        progress, best, average, moments = found.progress, found.best, found.average, found.moments
         for phase in _PHASES[_PHASES.index(progress.phase) :]:
             if progress.phase != phase:
                 progress = Progress(phase=phase, curve=progress.curve)
             optimizer = self._optimizer(phase, moments)
             if phase == "ranking" and progress.epoch == 0:
                 self.steps.calibrate(next(iter(self._batches(phase, np.random.default_rng(self.config.seed)))))
-            moments = {}
+            self.average = WeightAverage(self.model, self.config.weight_average)
+            self.average.load(average)
+            moments, average = {}, {}
             while progress.epoch < self._epochs(phase) and progress.checks_without_gain < self.config.patience:
                 best = self._epoch(progress, best, optimizer, console)
-                save_checkpoint(path, self.model, best, optimizer, progress, self.key)
+                save_checkpoint(path, self.model, best, optimizer, progress, self.key, self.average.state())
                 if on_epoch:
                     on_epoch(progress)
             self.model.load_state_dict(best)
@@ -155,6 +169,7 @@ class _Run:
                 load_LE += load
                 events += int((batch.targets_BL != 0).sum())
                 progress.step += 1
+                self.average.update(progress.step)
                 bar.update(task, advance=1, note=f"loss {np.mean(losses):.4f}  {_note(progress)}")
         progress.epoch += 1
         entry = {
@@ -177,6 +192,12 @@ class _Run:
 
         NDCG@10 is shown, NDCG without a cut decides: it uses every case, so that it is less a matter of luck.
         """
+        with self.average.in_place():
+            return self._check_average(progress, best, entry)
+
+    def _check_average(
+        self, progress: Progress, best: dict[str, Tensor], entry: dict[str, object]
+    ) -> dict[str, Tensor]:
         if not len(self.validation):
             return copy.deepcopy(self.model.state_dict())
         router = self.steps.router if progress.phase == "ranking" else None
@@ -244,6 +265,22 @@ class _Run:
 
     def _epochs(self, phase: str) -> int:
         return self.config.retrieval_epochs if phase == "retrieval" else self.config.ranking_epochs
+
+
+def _take_encoder(model: Recommender, donor: Recommender) -> None:
+    """Everything but the ranker.
+
+    Raises:
+        InputError: the donor's shape or items differ.
+    """
+    if donor.vocabulary != model.vocabulary:
+        raise InputError("the model to take the encoder from was trained on other items", field="encoder_from")
+    weights = {name: weight for name, weight in donor.state_dict().items() if not name.startswith("ranker.")}
+    expected = model.state_dict()
+    for name, weight in weights.items():
+        if name not in expected or expected[name].shape != weight.shape:
+            raise InputError(f"the encoder to take differs from the config in {name!r}", field="encoder_from")
+    model.load_state_dict(weights, strict=False)
 
 
 def digest(sequences: Sequences) -> str:

@@ -120,3 +120,47 @@ def test_second_choices_are_practised_in_training(make_model: Callable[..., Reco
     assert torch.equal(*routes(gate_noise=0.0, expert_dropout=0.0))
     assert not torch.equal(*routes(gate_noise=0.0, expert_dropout=0.5))
     assert not torch.equal(*routes(gate_noise=2.0, expert_dropout=0.0))
+
+
+@pytest.mark.parametrize("ages", [0, 5])
+def test_a_place_in_a_history_is_a_shorter_history(
+    make_model: Callable[..., Recommender], table_ID: Tensor, router: Router, ages: int
+) -> None:
+    """Training scores many positions of one history: each must say what serving would have said then."""
+    model = make_model(ranker_ages=ages)
+    if ages:
+        torch.nn.init.normal_(model.ranker.attention.age_bias_AM)
+    history_BL, places_BP = torch.tensor([[3, 9, 27, 41, 5], [8, 2, 0, 0, 0]]), torch.tensor([[1, 4], [2, 0]])
+    candidates_BPC = torch.randint(1, 42, (2, 2, 6))
+    with torch.inference_mode():
+        encoded = model.encode(history_BL, (history_BL != 0).long(), table_ID)
+        found = model.rank(encoded, candidates_BPC.view(2, 12), table_ID, router, places_BP).logits_BNG
+    for row in range(2):
+        for place in range(2):
+            then = history_BL[row : row + 1, : int(places_BP[row, place])]
+            expected_NG = rank(model, table_ID, then, candidates_BPC[row, place][None], router)[0]
+            torch.testing.assert_close(found.view(2, 2, 6, 2)[row, place], expected_NG, atol=1e-5, rtol=0)
+
+
+def test_with_ages_an_old_event_counts_differently(
+    make_model: Callable[..., Recommender], table_ID: Tensor, router: Router
+) -> None:
+    model = make_model(ranker_ages=4)
+    torch.nn.init.normal_(model.ranker.attention.age_bias_AM)
+    before = rank(model, table_ID, torch.tensor([[3, 9, 27]]), torch.arange(1, 41)[None], router)
+    torch.nn.init.zeros_(model.ranker.attention.age_bias_AM)
+    assert not torch.allclose(
+        before, rank(model, table_ID, torch.tensor([[3, 9, 27]]), torch.arange(1, 41)[None], router)
+    )
+
+
+def test_training_in_bfloat16_scores_alike(
+    make_model: Callable[..., Recommender], table_ID: Tensor, router: Router
+) -> None:
+    model = make_model(ranker_ages=4)
+    history_BL, candidates_BN = torch.tensor([[3, 9, 27]]), torch.arange(1, 41)[None]
+    wide = rank(model, table_ID, history_BL, candidates_BN, router)
+    with torch.autocast("cpu", torch.bfloat16):
+        narrow = rank(model, table_ID, history_BL, candidates_BN, router)
+    assert narrow.dtype == torch.float32
+    assert float((narrow - wide).norm() / wide.norm()) < 0.05

@@ -81,7 +81,7 @@ def test_a_seed_repeats_a_run_and_another_does_not(ring: Path, tiny: TrainConfig
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     ring: Path, tiny: TrainConfig, tmp_path: Path, stop_after: tuple[str, int]
 ) -> None:
-    short = dataclasses.replace(tiny, retrieval_epochs=3, ranking_epochs=2)
+    short = dataclasses.replace(tiny, retrieval_epochs=3, ranking_epochs=2, weight_average=0.9)
 
     def interrupt(progress: Progress) -> None:
         if (progress.phase, progress.epoch) == stop_after:
@@ -96,6 +96,26 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     )
     assert stop_after not in epochs
     assert same(whole.state_dict(), parts.state_dict())
+
+
+def test_a_ranker_may_be_trained_over_a_finished_encoder(
+    ring: Path, tiny: TrainConfig, trained: Path, tmp_path: Path
+) -> None:
+    twin = TrainConfig.from_json({"model": {"experts": 1, "k": 1}, "ranking_epochs": 1}, tiny)
+    phases: set[str] = set()
+    model = train(
+        ring, tmp_path / "twin", twin, encoder_from=trained, console=quiet(), on_epoch=lambda p: phases.add(p.phase)
+    )
+    assert phases == {"ranking"}
+    before = Recommender.from_pretrained(trained).state_dict()
+    for name, weight in model.state_dict().items():
+        assert name.startswith("ranker.") or torch.equal(weight, before[name]), name
+    wider = TrainConfig.from_json({"model": {"width": 32}}, tiny)
+    with pytest.raises(InputError, match="differs from the config in"):
+        train(ring, tmp_path / "wider", wider, encoder_from=trained, console=quiet())
+    cut = dataclasses.replace(tiny, protocol="time", test_share=0.5)
+    with pytest.raises(InputError, match="trained on other"):
+        train(ring, tmp_path / "cut", cut, encoder_from=trained, console=quiet())
 
 
 def test_a_checkpoint_of_another_run_is_refused(ring: Path, tiny: TrainConfig, tmp_path: Path) -> None:
@@ -135,6 +155,7 @@ def test_training_leaves_the_callers_random_state_alone(ring: Path, tiny: TrainC
         {"ranking_to_encoder": True},
         {"precision": "bfloat16"},
         {"batch": 1_000, "ranking_batch": 1_000},
+        {"weight_average": 0.9, "model": {"ranker_ages": 8}},
     ],
     ids=lambda changes: next(iter(changes)) + "=" + str(next(iter(changes.values()))),
 )
