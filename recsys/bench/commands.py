@@ -87,6 +87,22 @@ def router(
 
 
 @bench.command()
+def moe(
+    threads: Annotated[str, typer.Option(help="Numbers of threads, with commas; a process for each")] = "1,2,4",
+    quick: Annotated[bool, typer.Option(help="Three sizes for a moment: a look at it, no figures to quote")] = False,
+    out: Annotated[Path, typer.Option(help="csv file to write")] = Path("docs/benchmarks/moe-cpu.csv"),
+    images: Annotated[Path, typer.Option(help="Folder for the picture")] = Path("docs/images"),
+) -> None:
+    """The MoE layer on this CPU beside every other way to compute it, in calm and in a crowd; minutes."""
+    from recsys.bench.moe import MoeBench, run_and_report
+
+    if not all(part.isdecimal() for part in threads.split(",")):
+        raise typer.BadParameter(f"{threads!r} are no numbers with commas", param_hint="threads")
+    counts = (1,) if quick else tuple(int(part) for part in threads.split(","))
+    run_and_report(MoeBench.of(quick=quick, threads=counts), out, images, console=Console())
+
+
+@bench.command()
 def burst(
     world: Annotated[Path, typer.Option(help="Data set folder, as `recsys demo` leaves it")] = Path("var/demo/world"),
     model: Annotated[Path, typer.Option(help="Model folder")] = Path("var/demo/model"),
