@@ -66,13 +66,49 @@ class Experts(msgspec.Struct, frozen=True):
     snapshots: list[LoadSnapshot]
 
 
+class QualityBudget(msgspec.Struct, frozen=True):
+    """What the policy must keep of the gate score, and what comes back if it does not."""
+
+    score_kept_min: float
+    seconds: float
+    previous_policy: str
+    previous_capacity_factor: float
+
+
+class PolicyReturned(msgspec.Struct, frozen=True):
+    """The last switch was taken back because it broke its budget."""
+
+    why: str
+    ts: int  # Unix ms
+
+
 class Router(msgspec.Struct, frozen=True):
-    """The routing policy wanted, those on offer, and what each engine runs."""
+    """The routing policy wanted, those on offer, what each engine runs, and which experts are not well."""
 
     policy: str
     capacity_factor: float
     policies: list[str]
     active: dict[str, str]
+    health: dict[str, float] = {}
+    inject: dict[str, float | str] = {}
+    quality_budget: QualityBudget | None = None
+    returned: PolicyReturned | None = None
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """What one engine serves."""
+
+    engine: str
+    model_version: str
+
+
+class Models(msgspec.Struct, frozen=True):
+    """Model versions in service, those on offer, the one activated last, and the one that a rollback brings."""
+
+    models: list[ServedModel]
+    available: list[str] = []
+    wanted: str | None = None
+    previous: str | None = None
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -164,6 +200,32 @@ class Comparison(msgspec.Struct, frozen=True):
     first: RoutedAnswer
     second: RoutedAnswer
     difference: RoutingDifference
+
+
+class RoutedTraffic(msgspec.Struct, frozen=True):
+    """What one policy makes of a sample of the traffic."""
+
+    policy: str
+    answered: int
+    refused: int
+    steps: dict[str, int]
+    score_kept: float
+    redirected: float
+    compute_ms_p50: float
+    compute_ms_p99: float
+
+
+class TrafficComparison(msgspec.Struct, frozen=True):
+    """A sample of the traffic under two policies; shares over the queries that both answered."""
+
+    kept: int
+    asked: int
+    first: RoutedTraffic
+    second: RoutedTraffic
+    compared: int
+    same: float
+    overlap: float
+    first_item_same: float
 
 
 class HistoryEntry(msgspec.Struct, frozen=True):

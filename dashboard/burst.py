@@ -23,12 +23,26 @@ import msgspec
 
 from dashboard.answers import LoadSnapshot
 
-SHAPES = ("flash_crowd", "steady")
-RATE_MAX = 1_000.0  # requests/s, crowd included: one generator process keeps up with this
+CROWDS = frozenset({"flash_crowd", "hot_item"})
+FAULTS = frozenset({"slow_expert", "dead_expert"})
+CLIMBS = frozenset({"step", "diurnal"})
+SHAPES = (
+    "flash_crowd",
+    "hot_item",
+    "step",
+    "diurnal",
+    "self_exciting",
+    "slow_expert",
+    "dead_expert",
+    "replay",
+    "steady",
+)
+RATE_MAX = 1_000.0  # requests/s at the peak: one generator process keeps up with this
 SECONDS_MAX = 100.0  # the poller remembers two minutes
 GRACE_S = 25.0  # after the last request was due, for what is in flight and for the start
 LOG_SHOWN = 600
 PHASES = {"calm": "before", "crowd": "during", "after": "after"}
+KEY_VARIABLE = "LOADTEST_ADMIN_KEY"
 
 
 class BurstError(Exception):
@@ -44,11 +58,14 @@ class Plan:
     """
 
     shape: str = "flash_crowd"
-    rate: float = 20.0
+    rate: float = 20.0  # in calm, or the mean
     crowd_factor: float = 10.0
-    around_s: float = 10.0  # calm before the crowd, and again after it; the whole length if `steady`
+    around_s: float = 10.0  # before what happens in the middle, and again after it; else the whole length
     crowd_s: float = 20.0
     category: str = ""
+    expert: int = 0
+    slow_us: float = 50.0  # microseconds that each slot of a slow expert takes longer
+    events_file: str = ""
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
@@ -57,31 +74,49 @@ class Plan:
             raise BurstError(f"rate: {self.peak:g} requests/s at the peak, from 1 to {RATE_MAX:g} are possible")
         if not 2 <= self.seconds <= SECONDS_MAX:
             raise BurstError(f"length: {self.seconds:g} s in all, from 2 to {SECONDS_MAX:g} are possible")
+        if self.shape == "replay" and not self.events_file:
+            raise BurstError(
+                "`RECSYS_DASHBOARD_EVENTS` does not name a file of real events, such as MovieLens' `u.data`."
+            )
+
+    @property
+    def has_middle(self) -> bool:
+        """Something happens in the middle, with calm around it."""
+        return self.shape in CROWDS | FAULTS
 
     @property
     def peak(self) -> float:
-        """Largest offered rate, requests/s."""
-        return self.rate * (self.crowd_factor if self.shape == "flash_crowd" else 1.0)
+        """Largest offered rate, requests/s; of a self-exciting load and of real events the mean."""
+        return self.rate * (self.crowd_factor if self.shape in CROWDS | CLIMBS else 1.0)
 
     @property
     def seconds(self) -> float:
         """Length of the whole run."""
-        return 2 * self.around_s + self.crowd_s if self.shape == "flash_crowd" else self.around_s
+        return 2 * self.around_s + self.crowd_s if self.has_middle else self.around_s
 
     def phase_at(self, elapsed_s: float) -> str:
-        """`before`, `during`, `after` or `ending`."""
+        """`before`, `during`, `after`, `running` where there is no middle, or `ending`."""
         if elapsed_s >= self.seconds:
             return "ending"
-        if self.shape == "steady" or elapsed_s < self.around_s:
+        if not self.has_middle:
+            return "running"
+        if elapsed_s < self.around_s:
             return "before"
         return "during" if elapsed_s < self.around_s + self.crowd_s else "after"
 
     def arguments(self) -> list[str]:
         """Of `python -m loadtest`."""
         told = [f"--shape={self.shape}", f"--rate={self.rate:g}", f"--duration={self.seconds:g}"]
-        if self.shape == "flash_crowd":
-            told += [f"--crowd-factor={self.crowd_factor:g}", f"--crowd-seconds={self.crowd_s:g}"]
-            told += [f"--category={self.category}"] if self.category else []
+        if self.shape in CROWDS | CLIMBS:
+            told += [f"--crowd-factor={self.crowd_factor:g}"]
+        if self.has_middle:
+            told += [f"--crowd-seconds={self.crowd_s:g}"]
+        if self.shape == "flash_crowd" and self.category:
+            told += [f"--category={self.category}"]
+        if self.shape in FAULTS:
+            told += [f"--expert={self.expert}", f"--expert-slow-us={self.slow_us:g}"]
+        if self.shape == "replay":
+            told += [f"--events-file={self.events_file}"]
         return told
 
 
@@ -136,8 +171,8 @@ class Lab:
         """The present run, else the last one."""
         return self._run
 
-    def start(self, plan: Plan, *, url: str, tastes: str) -> None:
-        """Begin a run against the service at `url`.
+    def start(self, plan: Plan, *, url: str, tastes: str, key: str = "") -> None:
+        """Begin a run against the service at `url`; `key` is its admin key, which a sick expert needs.
 
         Raises:
             BurstError: a run goes on already, or something is missing.
@@ -145,6 +180,8 @@ class Lab:
         with self._lock:
             if self._run is not None and self._run.going_on:
                 raise BurstError("A run goes on already; stop it or wait.")
+            if plan.shape in FAULTS and not key:
+                raise BurstError("A sick expert needs the admin key of the service.")
             if lack := missing(tastes):
                 raise BurstError(" ".join(lack))
             folder = tempfile.TemporaryDirectory(prefix="burst-")
@@ -157,7 +194,7 @@ class Lab:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"PYTHONWARNINGS": "ignore"},
+                    env=os.environ | {"PYTHONWARNINGS": "ignore", KEY_VARIABLE: key},
                 )
             self._stopping = False
             before = self._look()

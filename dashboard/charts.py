@@ -17,7 +17,8 @@ Spec = dict[str, Any]
 
 WANTED = "#E69F00"  # amber: what queries wish for
 WORKED = "#4A90D9"  # blue: what experts do
-LIMIT = "#737B86"  # grey: capacity, and text beside marks; reads on light and on dark
+LIMIT = "#737B86"  # grey: capacity, and text beside marks; `themed` puts a readable one in its place
+GREYS = {"light": "#59616B", "dark": "#A3ABB5"}  # at least 4.5:1 on the board's backgrounds, which no one grey is
 BAD = "#D1495B"
 HEAT_MAX = 4.0  # × mean at which the colour scale ends
 STEP_COLOURS = ["#9AA5B1", "#4A90D9", "#E69F00", "#D1495B"]
@@ -310,6 +311,21 @@ def describe_specialisation(table: pl.DataFrame) -> str:
     return "Categories that each expert takes more of than of the work at large. " + "; ".join(told) + "."
 
 
+def themed(spec: Spec, theme: str) -> Spec:
+    """The spec with the grey that reads on the background of `light` or `dark`."""
+    grey = GREYS["dark" if theme == "dark" else "light"]
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: walk(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [walk(inner) for inner in value]
+        return grey if value == LIMIT else value
+
+    told: Spec = walk(spec)
+    return told
+
+
 _FLAT: Spec = {"labelAngle": 0, "labelOverlap": True, "ticks": False, "domain": False}
 _LEGEND: Spec = {"title": None, "orient": "top", "direction": "horizontal", "offset": 2, "padding": 0}
 _CELL: Spec = {
@@ -436,8 +452,8 @@ def _titled(question: str, unit: str, spec: Spec) -> Spec:
             "subtitleColor": LIMIT,
             "subtitlePadding": 3,
         },
-        "axis": {"labelFontSize": 10, "labelPadding": 4},
-        "legend": {"labelFontSize": 11},
+        "axis": {"labelFontSize": 10, "labelPadding": 4, "labelColor": LIMIT},
+        "legend": {"labelFontSize": 11, "labelColor": LIMIT},
         **spec.pop("config", {}),
     }
     return {"title": title, **spec, "config": config, "autosize": {"type": "fit", "contains": "padding"}}

@@ -10,10 +10,22 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dashboard.answers import Comparison, Events, Experts, Popular, Problem, Recommendations, Router, User
+from dashboard.answers import (
+    Comparison,
+    Events,
+    Experts,
+    Models,
+    Popular,
+    Problem,
+    Recommendations,
+    Router,
+    TrafficComparison,
+    User,
+)
 
 T = TypeVar("T")
 
+SLOW_S = 40.0  # calls that the service itself bounds by half a minute
 BODY_BYTES_MAX = 64 * 1024 * 1024  # two minutes of snapshots of several engines are a few megabytes
 
 # The service is addressed directly, whatever proxy the environment names for the rest of the world.
@@ -70,10 +82,27 @@ class Client:
         """The routing policy wanted, and what each engine runs."""
         return self._call("GET", "/v1/router", Router)
 
-    def set_router(self, *, policy: str, capacity_factor: float, key: str) -> Router:
-        """Switch the live policy; needs the admin key."""
-        body = {"policy": policy, "capacity_factor": capacity_factor}
+    def set_router(
+        self, *, policy: str, capacity_factor: float, key: str, quality_budget: dict[str, float] | None = None
+    ) -> Router:
+        """Switch the live policy; needs the admin key. A broken `quality_budget` takes the switch back."""
+        body: dict[str, Any] = {"policy": policy, "capacity_factor": capacity_factor}
+        if quality_budget is not None:
+            body["quality_budget"] = quality_budget
         return self._call("PUT", "/v1/router", Router, body=body, headers={"X-Api-Key": key})
+
+    def models(self) -> Models:
+        """Model versions in service and on offer."""
+        return self._call("GET", "/v1/models", Models)
+
+    def activate(self, version: str, *, key: str) -> Models:
+        """Serve another version; returns when every engine does. Needs the admin key."""
+        path = f"/v1/models/{urllib.parse.quote(version, safe='')}/activate"
+        return self._call("POST", path, Models, headers={"X-Api-Key": key}, timeout_s=SLOW_S)
+
+    def rollback(self, *, key: str) -> Models:
+        """Serve the version before; needs the admin key."""
+        return self._call("POST", "/v1/models/rollback", Models, headers={"X-Api-Key": key}, timeout_s=SLOW_S)
 
     def recommend(self, request: dict[str, Any]) -> Recommendations:
         """A list; `request` is the body of `POST /v1/recommendations`."""
@@ -82,6 +111,12 @@ class Client:
     def compare(self, request: dict[str, Any], policies: tuple[str, str]) -> Comparison:
         """One request under two policies; `request` as in `recommend`."""
         return self._call("POST", "/v1/router/compare", Comparison, body={"query": request, "policies": policies})
+
+    def compare_traffic(self, policies: tuple[str, str], *, seconds: float, most: int, key: str) -> TrafficComparison:
+        """A sample of the traffic of the last `seconds` under two policies; needs the admin key."""
+        body = {"policies": policies, "seconds": seconds, "most": most}
+        path, headers = "/v1/router/compare/traffic", {"X-Api-Key": key}
+        return self._call("POST", path, TrafficComparison, body=body, headers=headers, timeout_s=SLOW_S)
 
     def send_event(self, event: dict[str, Any]) -> Events:
         """Report one interaction."""
@@ -109,9 +144,16 @@ class Client:
             raise UnexpectedAnswerError(f"{self.base_url}/readyz answered no JSON (HTTP {status})") from None
 
     def _call(
-        self, method: str, path: str, type_: type[T], *, body: Any = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        type_: type[T],
+        *,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> T:
-        status, raw, retry_after_s = self._exchange(method, path, body=body, headers=headers)
+        status, raw, retry_after_s = self._exchange(method, path, body=body, headers=headers, timeout_s=timeout_s)
         if status >= 400:
             raise RefusedError(status, _problem(raw), retry_after_s=retry_after_s)
         try:
@@ -121,7 +163,13 @@ class Client:
             raise UnexpectedAnswerError(f"{where} is not what this board knows: {error}") from None
 
     def _exchange(
-        self, method: str, path: str, *, body: Any = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        timeout_s: float | None = None,
     ) -> tuple[int, bytes, float | None]:
         data = None if body is None else msgspec.json.encode(body)
         request = urllib.request.Request(self.base_url + path, data=data, method=method)
@@ -133,7 +181,7 @@ class Client:
                 raise RefusedError(401, Problem(detail=f"{name} may hold printable ASCII only"))
             request.add_header(name, value)
         try:
-            with _opener.open(request, timeout=self.timeout_s) as response:
+            with _opener.open(request, timeout=timeout_s or self.timeout_s) as response:
                 return int(response.status), response.read(BODY_BYTES_MAX), None
         except urllib.error.HTTPError as error:
             with error:

@@ -28,6 +28,11 @@ def tastes() -> str:
     return os.environ.get("RECSYS_DASHBOARD_TASTES", "").strip()
 
 
+def events_file() -> str:
+    """File of real events to replay, from `RECSYS_DASHBOARD_EVENTS`; empty if none."""
+    return os.environ.get("RECSYS_DASHBOARD_EVENTS", "").strip()
+
+
 def client() -> Client:
     """Client of the service; holds no connection, so viewers share it freely."""
     return _client(api_url())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from html import escape
+from typing import Any
 
+import polars as pl
 import streamlit as st
 
-from dashboard.charts import STEP_COLOURS
+from dashboard.charts import STEP_COLOURS, themed
 from dashboard.frames import STEPS
 
 _CSS = """
@@ -50,6 +52,12 @@ def apply() -> None:
     st.html(_CSS)
     if st.context.theme.type == "dark":
         st.html(_DARK)
+
+
+def chart(data: pl.DataFrame, spec: dict[str, Any], *, key: str, told: str) -> None:
+    """One chart that keeps its place: same key, same spec, other data; `told` says in words what it shows."""
+    alt = f"{spec['title']['text']} {told}"
+    st.vega_lite_chart(data, themed(spec, st.context.theme.type or "light"), key=key, alt=alt)
 
 
 def story(title: str, text: str, *, step: str = "", bad: bool = False) -> None:

@@ -7,14 +7,33 @@ from functools import lru_cache
 
 import streamlit as st
 
-from dashboard import alt, charts, connection, frames, report
+from dashboard import alt, charts, connection, frames, report, style
 from dashboard.answers import LoadSnapshot
-from dashboard.burst import RATE_MAX, SECONDS_MAX, BurstError, Plan, Run, missing
+from dashboard.burst import CLIMBS, CROWDS, FAULTS, RATE_MAX, SECONDS_MAX, BurstError, Plan, Run, missing
 from dashboard.client import ApiError
-from dashboard.views import recommend
+from dashboard.views import admin, recommend
 
 ANY = "drawn by popularity"
-NAMES = {"flash_crowd": "Flash crowd on a category", "steady": "Steady"}
+NAMES = {
+    "flash_crowd": "Flash crowd on a category",
+    "hot_item": "Hot item",
+    "step": "Steps up",
+    "diurnal": "A day in short",
+    "self_exciting": "Self-exciting",
+    "slow_expert": "Slow expert",
+    "dead_expert": "Dead expert",
+    "replay": "Real events",
+    "steady": "Steady",
+}
+NOTES = {
+    "hot_item": "Everybody comes by the same item, drawn by popularity, and asks for what follows.",
+    "step": "Five levels from the calm rate to the peak: where does the service stop keeping up?",
+    "diurnal": "From the quiet of the night to the evening's peak and back.",
+    "self_exciting": "Every request brings others after it (a Hawkes process): bursts that nobody planned.",
+    "slow_expert": "Engines really wait for the expert in the middle of the run, and should route around it.",
+    "dead_expert": "The expert does not answer in the middle of the run; the service should.",
+    "replay": "Real events at their own rhythm, but faster: a query by each event's user, then the event.",
+}
 
 
 def page() -> None:
@@ -33,25 +52,43 @@ def page() -> None:
 
 def _form() -> None:
     shape = st.selectbox("Shape", list(NAMES), format_func=lambda name: NAMES[name], key="burst_shape")
-    rate = st.slider("Calm rate, requests/s", 1, 200, 20, key="burst_rate")
-    values: dict[str, float | str] = {}
-    if shape == "flash_crowd":
-        values["crowd_factor"] = st.slider("Crowd, × the calm rate", 2, 20, 10, key="burst_factor")
-        values["crowd_s"] = st.slider("Crowd lasts, s", 5, 40, 20, key="burst_crowd_s")
-        values["around_s"] = st.slider("Calm before and after, s", 5, 30, 10, key="burst_around_s")
-        picked = st.selectbox("Category of the crowd", [ANY, *_categories()], key="burst_category")
-        values["category"] = "" if picked == ANY else picked
-    else:
-        values["around_s"] = st.slider("Length, s", 5, int(SECONDS_MAX), 30, key="burst_length")
+    if note := NOTES.get(shape):
+        st.caption(note)
+    rate = st.slider("Calm or mean rate, requests/s", 1, 200, 20, key="burst_rate")
+    values = _values(shape)
+    key = admin.key("burst_key") if shape in FAULTS else ""
     try:
         plan = Plan(shape=shape, rate=rate, **values)  # type: ignore[arg-type]
         st.caption(f"{plan.peak:g} requests/s at the peak (at most {RATE_MAX:g}), {plan.seconds:g} s in all.")
         start = st.button("Start", type="primary", icon=":material/play_arrow:", key="burst_start", width="stretch")
         if start:
-            connection.lab().start(plan, url=connection.api_url(), tastes=connection.tastes())
+            connection.lab().start(plan, url=connection.api_url(), tastes=connection.tastes(), key=key)
             st.rerun()
     except BurstError as error:
         st.error(str(error))
+
+
+def _values(shape: str) -> dict[str, float | str]:
+    """What the shape can be told."""
+    values: dict[str, float | str] = {}
+    if shape in CROWDS | CLIMBS:
+        values["crowd_factor"] = st.slider("Peak, × the calm rate", 2, 20, 10, key="burst_factor")
+    if shape in FAULTS:
+        values["expert"] = int(st.number_input("Expert", 0, 255, 0, key="burst_expert"))
+    if shape == "slow_expert":
+        values["slow_us"] = st.slider("Slower by, µs per slot", 5, 500, 50, 5, key="burst_slow_us")
+    if shape in CROWDS | FAULTS:
+        named = "Crowd" if shape in CROWDS else "Fault"
+        values["crowd_s"] = st.slider(f"{named} lasts, s", 5, 40, 20, key="burst_crowd_s")
+        values["around_s"] = st.slider("Calm before and after, s", 5, 30, 10, key="burst_around_s")
+    else:
+        values["around_s"] = st.slider("Length, s", 5, int(SECONDS_MAX), 30, key="burst_length")
+    if shape == "flash_crowd":
+        picked = st.selectbox("Category of the crowd", [ANY, *_categories()], key="burst_category")
+        values["category"] = "" if picked == ANY else picked
+    if shape == "replay":
+        values["events_file"] = connection.events_file()
+    return values
 
 
 def _categories() -> list[str]:
@@ -81,8 +118,10 @@ def _state() -> None:
 def _progress(run: Run) -> None:
     elapsed = time.monotonic() - run.began
     phase = run.plan.phase_at(elapsed)
-    rate = run.plan.peak if phase == "during" else run.plan.rate
-    told = f"**{phase}**, {rate:g} requests/s offered" if phase != "ending" else "**ending**: the last answers come in"
+    rate = f"{run.plan.peak if phase == 'during' else run.plan.rate:g}"
+    if run.plan.shape in CLIMBS:
+        rate = f"{run.plan.rate:g} to {run.plan.peak:g}"
+    told = f"**{phase}**, {rate} requests/s offered" if phase != "ending" else "**ending**: the last answers come in"
     st.progress(min(1.0, elapsed / run.plan.seconds), f"{told} · {elapsed:.0f} of {run.plan.seconds:.0f} s")
     st.button("Stop", icon=":material/stop:", key="burst_stop", on_click=connection.lab().stop)
     st.caption("One run at a time, whoever of the viewers started it.")
@@ -103,7 +142,7 @@ def _report(run: Run) -> None:
     st.html(f'<div class="story"><h2>{stopped}{report.headline(run)}</h2></div>')
     failed = [t for t in run.summary.get("thresholds", []) if not t.get("ok", True)]
     if failed and not run.stopped:
-        names = ", ".join(str(t.get("name", t)) for t in failed)
+        names = ", ".join(f"{t.get('option', '')} in {t.get('phase', '')}" for t in failed)
         st.warning(f"Not within the usual bounds: {names}.", icon=":material/rule:")
     st.dataframe(report.phase_table(run.summary), hide_index=True, height="content")
     st.download_button(
@@ -152,4 +191,4 @@ def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float) -> None:
     )
     st.caption("The pictures show all that the engines did in that time, other traffic included.")
     for name, frame, spec, told in shown:
-        st.vega_lite_chart(frame, {**spec, "height": 190}, key=f"burst_{name}", alt=f"{spec['title']['text']} {told}")
+        style.chart(frame, {**spec, "height": 190}, key=f"burst_{name}", told=told)

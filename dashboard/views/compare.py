@@ -1,17 +1,19 @@
-"""The page that asks the same query under two routing policies."""
+"""The page that asks the same under two routing policies: one query, or the traffic of the last minute."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
+import polars as pl
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from dashboard import connection
-from dashboard.answers import Comparison, RoutedAnswer
-from dashboard.client import ApiError
+from dashboard.answers import Comparison, RoutedAnswer, RoutedTraffic, TrafficComparison
+from dashboard.client import ApiError, Client, RefusedError
 from dashboard.moves import Moves, moves
-from dashboard.views import recommend, trouble
+from dashboard.views import admin, recommend, trouble
 from dashboard.views.steer import POLICY_NOTES
 
 CALM = (
@@ -20,23 +22,109 @@ CALM = (
 )
 
 
+ONE, TRAFFIC = "One query", "The last minute of traffic"
+SECONDS, MOST = 60.0, 64
+
+
 def page() -> None:
     """Draw the page."""
-    st.markdown("### Does the routing policy change what this user gets?")
+    st.markdown("### Does the routing policy change what users get?")
     client = connection.client()
     try:
         known = client.router()
-        popular = recommend.popular_items(client.base_url)
-        ask, lists = st.columns([1, 3], gap="large")
+        ask, shown = st.columns([1, 3], gap="large")
         with ask:
-            who, _ = recommend.who(client, popular)
+            what = st.segmented_control("Compare", [ONE, TRAFFIC], default=ONE, required=True, key="compare_what")
             policies = _policies(known.policies or [known.policy], known.policy)
-            k = st.slider("Items in the list", 1, 30, 10, key="compare_k")
-            st.button("Ask again", icon=":material/refresh:", key="compare_again", width="stretch")
-        with lists:
-            _answers(client.compare({**who, "k": k}, policies))
+        if what == TRAFFIC:
+            _traffic(client, policies, ask, shown)
+        else:
+            _one_query(client, policies, ask, shown)
     except ApiError as error:
         trouble.show(error)
+
+
+def _one_query(client: Client, policies: tuple[str, str], ask: DeltaGenerator, shown: DeltaGenerator) -> None:
+    with ask:
+        who, _ = recommend.who(client, recommend.popular_items(client.base_url))
+        k = st.slider("Items in the list", 1, 30, 10, key="compare_k")
+        st.button("Ask again", icon=":material/refresh:", key="compare_again", width="stretch")
+    with shown:
+        _answers(client.compare({**who, "k": k}, policies))
+
+
+def _traffic(client: Client, policies: tuple[str, str], ask: DeltaGenerator, shown: DeltaGenerator) -> None:
+    """Ask when told to, for it costs the service some queries; keep what it said."""
+    with ask:
+        key = admin.key("compare_key")
+        start = st.button("Compare now", type="primary", icon=":material/compare_arrows:", key="compare_now")
+    with shown:
+        if start and not key:
+            st.error(admin.NO_KEY)
+        elif start:
+            try:
+                with st.spinner("Asking the last minute again, twice …"):
+                    st.session_state["traffic"] = client.compare_traffic(policies, seconds=SECONDS, most=MOST, key=key)
+            except RefusedError as error:
+                if not error.wrong_key:
+                    raise
+                st.error(admin.WRONG_KEY)
+        told: TrafficComparison | None = st.session_state.get("traffic")
+        if told is None:
+            st.info(
+                f"Up to {MOST} queries of the last {SECONDS:.0f} s are asked again, first all under one policy and "
+                "then under the other, behind the present traffic.",
+                icon=":material/compare_arrows:",
+            )
+        else:
+            _told(told)
+
+
+def _told(told: TrafficComparison) -> None:
+    title, text = traffic_summary(told)
+    st.html(f'<div class="story"><h2>{escape(title)}</h2><p>{escape(text)}</p></div>')
+    if told.asked:
+        st.dataframe(_traffic_table(told.first, told.second), hide_index=True, height="content")
+        if set(told.first.steps) | set(told.second.steps) == {"calm"}:
+            st.caption(CALM)
+
+
+def traffic_summary(told: TrafficComparison) -> tuple[str, str]:
+    """The difference in a headline and a sentence."""
+    if not told.asked:
+        return "No traffic in the last minute", "Nothing was asked of this service, so there is nothing to compare."
+    if not told.compared:
+        return "No query was answered by both", "The service refused them: it has no room beside its present traffic."
+    return (
+        f"{told.same:.0%} of the lists are the same",
+        f"{told.compared} of {told.kept} queries were compared. Lists share {told.overlap:.0%} of their items on "
+        f"average; {told.first_item_same:.0%} have the same first item.",
+    )
+
+
+def _traffic_table(first: RoutedTraffic, second: RoutedTraffic) -> pl.DataFrame:
+    """One row per figure, one column per policy."""
+    columns: dict[str, list[str]] = {
+        "": [
+            "gate score kept, %",
+            "slots redirected, %",
+            "micro-batch p50, ms",
+            "micro-batch p99, ms",
+            "answered · refused, queries",
+            "steps of the ladder, answers",
+        ]
+    }
+    again = " (again)" if first.policy == second.policy else ""
+    for side, name in ((first, first.policy), (second, second.policy + again)):
+        columns[name] = [
+            f"{100 * side.score_kept:.2f}",
+            f"{100 * side.redirected:.1f}",
+            f"{side.compute_ms_p50:.1f}",
+            f"{side.compute_ms_p99:.1f}",
+            f"{side.answered} · {side.refused}",
+            ", ".join(f"{step} {n}" for step, n in side.steps.items()) or "–",
+        ]
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
 def _policies(names: list[str], live: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dashboard import charts, connection, specialisation
+from dashboard import charts, connection, specialisation, style
 from dashboard.answers import Recommendations
 from dashboard.client import ApiError, Client
 from dashboard.views import trouble
@@ -50,7 +50,7 @@ def page() -> None:
                 spec = charts.specialisation_heat()
                 height = 70 + 22 * heat["category"].n_unique()
                 alt = charts.describe_specialisation(table)
-                st.vega_lite_chart(heat, {**spec, "height": height}, key=f"specialised_{layer}", alt=alt)
+                style.chart(heat, {**spec, "height": height}, key=f"specialised_{layer}", told=alt)
             with right:
                 st.markdown("**In words**")
                 st.dataframe(

@@ -11,7 +11,7 @@ import streamlit as st
 from dashboard import alt, charts, connection, frames, style
 from dashboard.poller import STALE_AFTER_S, WINDOW_S, Board
 from dashboard.story import tell
-from dashboard.views.steer import steer
+from dashboard.views.steer import returned, steer
 
 EVERY = "1s"
 ALL = "all engines"
@@ -43,6 +43,8 @@ def _board() -> None:
     picture = _picture(board, engine, layer) if board.snapshots else None
     with head:
         worth_drawing = _headline(board, picture)
+        if told := returned(board.router):
+            st.warning(told, icon=":material/undo:")
     if worth_drawing and picture is not None:
         with st.container(key="picture"):
             _numbers(board.snapshots[-1].queue_max, picture)
@@ -220,5 +222,4 @@ def _dearest(over_time: pl.DataFrame) -> pl.DataFrame:
 
 def _chart(data: pl.DataFrame, spec: dict[str, Any], height: int, key: str, told: str) -> None:
     """One chart that keeps its place: same key, same spec, other data; `told` says in words what it shows."""
-    alt_text = f"{spec['title']['text']} {told}"
-    st.vega_lite_chart(data, {**spec, "height": height}, key=f"chart_{key}", alt=alt_text)
+    style.chart(data, {**spec, "height": height}, key=f"chart_{key}", told=told)

@@ -1,12 +1,15 @@
-"""The switch of the live routing policy."""
+"""The switch of the live routing policy, its bounds, and the way back if it costs too much."""
 
 from __future__ import annotations
+
+import time
 
 import streamlit as st
 
 from dashboard import connection
 from dashboard.answers import Router
-from dashboard.client import ApiError, RefusedError
+from dashboard.client import ApiError
+from dashboard.views import admin
 
 POLICY_NOTES = {
     "price": "work moves to where score − price is best",
@@ -15,11 +18,10 @@ POLICY_NOTES = {
     "hash": "blind to scores and load",
     "p2c": "the less loaded of two choices",
 }
-NO_KEY = "Switching needs the admin key of the service."
-WRONG_KEY = (
-    "The service does not accept this key. It is the value of `RECSYS_API__ADMIN_KEY` where the API runs; "
-    "an API without one refuses every admin call."
-)
+NEVER = 0.0
+BUDGETS = [NEVER, 0.99, 0.97, 0.95, 0.9, 0.8]
+BUDGET_S = 5.0
+RETURN_SHOWN_S = 120.0
 
 
 def steer(router: Router | None) -> None:
@@ -45,33 +47,50 @@ def steer(router: Router | None) -> None:
                 step=0.05,
                 help="Slots of an expert in calm, relative to an even spread. 1 leaves no slack.",
             )
-            key = connection.configured_key()
-            if not key:
-                key = st.text_input("Admin key", type="password", autocomplete="off", key="steer_key").strip()
+            budget = st.selectbox(
+                "Go back by itself",
+                BUDGETS,
+                format_func=lambda least: f"below {least:.0%} of the gate score" if least else "never",
+                help=f"If the new policy keeps less of the gate score over {BUDGET_S:.0f} s, the one before returns.",
+                key="steer_budget",
+            )
+            key = admin.key("steer_key")
             if st.form_submit_button("Switch", type="primary"):
-                st.session_state["steer_outcome"] = _switch(policy, factor, key)
-        _tell(*st.session_state.get("steer_outcome", ("", "")))
-        behind = sorted(engine for engine, active in router.active.items() if active != router.policy)
-        if behind:
-            st.caption(f"Still running another policy: {', '.join(behind)}")
+                st.session_state["steer_outcome"] = _switch(policy, factor, budget, key)
+        admin.tell(*st.session_state.get("steer_outcome", ("", "")))
+        _standing(router)
 
 
-def _switch(policy: str, factor: float, key: str) -> tuple[str, str]:
+def returned(router: Router | None) -> str:
+    """Why the policy went back by itself a moment ago; empty if it did not."""
+    if router is None or router.returned is None:
+        return ""
+    ago_s = time.time() - router.returned.ts / 1e3
+    return f"The policy went back by itself {ago_s:.0f} s ago: {router.returned.why}" if ago_s < RETURN_SHOWN_S else ""
+
+
+def _standing(router: Router) -> None:
+    """What holds now besides the policy."""
+    if (budget := router.quality_budget) is not None:
+        st.caption(
+            f"Goes back to **{budget.previous_policy}** at {budget.previous_capacity_factor:.2f}× if less than "
+            f"{budget.score_kept_min:.0%} of the gate score is kept over {budget.seconds:.0f} s."
+        )
+    if told := returned(router):
+        st.warning(told, icon=":material/undo:")
+    behind = sorted(engine for engine, active in router.active.items() if active != router.policy)
+    if behind:
+        st.caption(f"Still running another policy: {', '.join(behind)}")
+
+
+def _switch(policy: str, factor: float, budget: float, key: str) -> tuple[str, str]:
     """Ask the service to switch; what to tell, as (kind, text)."""
     if not key:
-        return "error", NO_KEY
+        return "error", admin.NO_KEY
+    wanted = {"score_kept_min": budget, "seconds": BUDGET_S} if budget else None
     try:
-        connection.client().set_router(policy=policy, capacity_factor=round(factor, 2), key=key)
-    except RefusedError as error:
-        return "error", WRONG_KEY if error.wrong_key else f"Not switched: {error}"
+        connection.client().set_router(policy=policy, capacity_factor=round(factor, 2), quality_budget=wanted, key=key)
     except ApiError as error:
-        return "error", f"Not switched: {error}"
+        return "error", admin.explain(error, "Not switched")
     connection.poller().refresh()
     return "success", f"Switched to {policy} at {factor:.2f}×. Engines follow within half a second."
-
-
-def _tell(kind: str, text: str) -> None:
-    if kind == "error":
-        st.error(text)
-    elif kind == "success":
-        st.success(text)

@@ -8,8 +8,10 @@ import polars as pl
 import streamlit as st
 
 from dashboard import connection
+from dashboard.answers import Models
 from dashboard.client import ApiError, Client
 from dashboard.poller import Board
+from dashboard.views import admin
 
 UNITS = {
     "backlog": "events in the stream, not yet applied",
@@ -25,6 +27,7 @@ def page() -> None:
     """Draw the page; it then redraws itself every two seconds."""
     st.markdown("### Is everything there?")
     _processes()
+    _models()
 
 
 @st.fragment(run_every="2s")
@@ -53,6 +56,60 @@ def _processes() -> None:
             ("snapshots kept", f"{len(board.snapshots):,}", "the last two minutes"),
         ]
         st.dataframe(_table(own, "what", "now", "meaning"), hide_index=True, height="content")
+
+
+@st.fragment(run_every="2s")
+def _models() -> None:
+    """Versions in service, and the buttons that change them."""
+    st.markdown("**Models** (`/v1/models`)")
+    models, error = _known_models(connection.api_url())
+    if models is None:
+        st.caption(f"Not known: {error}")
+        return
+    served: dict[str, list[str]] = {}
+    for one in models.models:
+        served.setdefault(one.model_version, []).append(one.engine)
+    if models.available:
+        admin.key("models_key")
+    for version in sorted({*served, *models.available}):
+        name, button = st.columns([3, 1], vertical_alignment="center")
+        engines = ", ".join(served.get(version, []))
+        before = " · served before" if version == models.previous else ""
+        name.markdown(f"`{version}`: {f'serves on {engines}' if engines else 'not in service'}{before}")
+        if version in models.available and len(served.get(version, [])) < len(models.models):
+            label = "Roll back" if version == models.previous else "Activate"
+            button.button(
+                label,
+                key=f"activate_{version}",
+                help=f"Serve {version} on all engines",
+                width="stretch",
+                on_click=_activate,
+                args=(version, version == models.previous),
+            )
+    if not models.available:
+        st.caption("Engines offer no other version.")
+    admin.tell(*st.session_state.get("models_outcome", ("", "")))
+
+
+def _activate(version: str, back: bool) -> None:
+    """Ask for a version, and keep what to tell, as (kind, text)."""
+    client, key, outcome = connection.client(), admin.typed_key("models_key"), ("error", admin.NO_KEY)
+    if key:
+        try:
+            client.rollback(key=key) if back else client.activate(version, key=key)
+            outcome = "success", f"{version} serves on all engines."
+        except ApiError as error:
+            outcome = "error", admin.explain(error, f"{version} does not serve")
+        _known_models.clear()
+    st.session_state["models_outcome"] = outcome
+
+
+@st.cache_data(ttl=2, show_spinner=False, max_entries=4)
+def _known_models(url: str) -> tuple[Models | None, str]:
+    try:
+        return Client(url).models(), ""
+    except ApiError as error:
+        return None, str(error)
 
 
 @st.cache_data(ttl=2, show_spinner=False, max_entries=4)

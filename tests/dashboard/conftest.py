@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
 
-from recsys.api import schemas
+from recsys.api import schemas, traffic_schemas
 from recsys.api.compare import difference
 from recsys.wire import LayerLoad, LoadSnapshot
 
@@ -58,6 +58,11 @@ class FakeService:
     requests: list[dict[str, Any]] = field(default_factory=list)
     users: dict[str, list[tuple[str, str, int]]] = field(default_factory=dict)
     polls: int = 0
+    versions: tuple[str, ...] = ("m-19", "m-20")
+    version: str = "m-20"
+    previous: str | None = None
+    budget: schemas.QualityBudgetAnswer | None = None
+    returned: schemas.PolicyReturned | None = None
     _snapshots: list[LoadSnapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -190,7 +195,7 @@ class FakeService:
         def router() -> schemas.RouterAnswer:
             return schemas.RouterAnswer(
                 policy=self.policy, capacity_factor=self.capacity_factor, policies=["price", "topk", "p2c", "hash"],
-                active=dict.fromkeys(self.engines, self.policy),
+                active=dict.fromkeys(self.engines, self.policy), quality_budget=self.budget, returned=self.returned,
             )  # fmt: skip
 
         @app.put("/v1/router", response_model=None)
@@ -199,6 +204,9 @@ class FakeService:
         ) -> schemas.RouterAnswer | JSONResponse:
             if x_api_key != KEY:
                 return _problem(401, "X-Api-Key: missing or wrong")
+            before = {"previous_policy": self.policy, "previous_capacity_factor": self.capacity_factor}
+            asked = body.quality_budget
+            self.budget = schemas.QualityBudgetAnswer(**asked.model_dump(), **before) if asked else None
             self.policy = body.policy or self.policy
             self.capacity_factor = body.capacity_factor or self.capacity_factor
             return router()
@@ -221,6 +229,46 @@ class FakeService:
             return schemas.RouterComparison(
                 first=answers[0], second=answers[1], difference=difference(answers[0], answers[1])
             )
+
+        @app.post("/v1/router/compare/traffic", response_model=None)
+        def traffic(
+            body: traffic_schemas.TrafficComparisonBody, x_api_key: Annotated[str | None, Header()] = None
+        ) -> traffic_schemas.TrafficComparison | JSONResponse:
+            if x_api_key != KEY:
+                return _problem(401, "X-Api-Key: missing or wrong")
+            asked = 64 if self.traffic else 0
+            sides = [
+                traffic_schemas.RoutedTraffic(
+                    policy=policy, answered=asked, refused=0, steps={"redirect": asked} if asked else {},
+                    score_kept=0.61 if policy == "hash" else 0.98, redirected=0.2, compute_ms_p50=4.0,
+                    compute_ms_p99=9.0,
+                )
+                for policy in body.policies
+            ]  # fmt: skip
+            return traffic_schemas.TrafficComparison(
+                kept=500, asked=asked, first=sides[0], second=sides[1], compared=asked, same=0.25, overlap=0.8,
+                first_item_same=0.5,
+            )  # fmt: skip
+
+        @app.get("/v1/models")
+        def models() -> schemas.ModelsAnswer:
+            served = [schemas.ServedModel(engine=engine, model_version=self.version) for engine in self.engines]
+            return schemas.ModelsAnswer(
+                models=served, available=list(self.versions), wanted=self.version, previous=self.previous
+            )
+
+        @app.post("/v1/models/{version}/activate", response_model=None)
+        def activate(
+            version: str, x_api_key: Annotated[str | None, Header()] = None
+        ) -> schemas.ModelsAnswer | JSONResponse:
+            if x_api_key != KEY:
+                return _problem(401, "X-Api-Key: missing or wrong")
+            self.version, self.previous = version, self.version
+            return models()
+
+        @app.post("/v1/models/rollback", response_model=None)
+        def rollback(x_api_key: Annotated[str | None, Header()] = None) -> schemas.ModelsAnswer | JSONResponse:
+            return activate(self.previous or "", x_api_key)
 
         @app.post("/v1/events", status_code=202)
         def events(body: schemas.EventsBody) -> schemas.EventsAnswer:

@@ -11,13 +11,19 @@ from pydantic import BaseModel
 
 from dashboard import answers
 from recsys import wire
-from recsys.api import schemas
+from recsys.api import schemas, traffic_schemas
 
 PAIRS = [
     (answers.LayerLoad, wire.LayerLoad),
     (answers.LoadSnapshot, wire.LoadSnapshot),
     (answers.Experts, schemas.ExpertsAnswer),
     (answers.Router, schemas.RouterAnswer),
+    (answers.QualityBudget, schemas.QualityBudgetAnswer),
+    (answers.PolicyReturned, schemas.PolicyReturned),
+    (answers.Models, schemas.ModelsAnswer),
+    (answers.ServedModel, schemas.ServedModel),
+    (answers.RoutedTraffic, traffic_schemas.RoutedTraffic),
+    (answers.TrafficComparison, traffic_schemas.TrafficComparison),
     (answers.Item, schemas.RecommendedItem),
     (answers.Degraded, schemas.Degraded),
     (answers.Timing, schemas.Timing),

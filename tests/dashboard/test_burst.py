@@ -7,11 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import configargparse
 import pytest
 
 from dashboard import report
-from dashboard.burst import BurstError, Lab, Plan, missing
+from dashboard.burst import SHAPES, BurstError, Lab, Plan, missing
 from dashboard.client import Client
+from dashboard.views.burst_lab import NAMES
+from loadtest.options import SHAPE_NAMES, Options, add_arguments
+from loadtest.shapes import ENDLESS, phases_of
 
 QUICK = Plan(shape="flash_crowd", rate=10, crowd_factor=4, around_s=1.0, crowd_s=1.5)
 
@@ -44,6 +48,7 @@ def finished(lab: Lab) -> Any:
         ({"shape": "tsunami"}, "shape: 'tsunami'"),
         ({"rate": 200.0, "crowd_factor": 20.0}, "rate: 4000 requests/s at the peak"),
         ({"around_s": 90.0}, "length: 200 s"),
+        ({"shape": "replay"}, "RECSYS_DASHBOARD_EVENTS"),
     ],
 )
 def test_plans_are_bounded(wrong: dict[str, Any], named: str) -> None:
@@ -56,7 +61,27 @@ def test_phases_of_a_plan() -> None:
     assert [plan.phase_at(t) for t in (0, 9.9, 10, 29, 31, 40)] == [
         "before", "before", "during", "during", "after", "ending",
     ]  # fmt: skip
-    assert Plan(shape="steady", around_s=30).phase_at(20) == "before"
+    assert Plan(shape="steady", around_s=30).phase_at(20) == "running"
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_is_one_that_the_load_test_takes(shape: str) -> None:
+    plan = Plan(shape=shape, around_s=7, crowd_s=9, events_file="events.csv")
+    parser = configargparse.ArgumentParser()
+    add_arguments(parser)
+    options = Options.from_namespace(parser.parse_args(plan.arguments()))
+    phases = list(phases_of(options))
+    assert sum(phase.seconds for phase in phases) == pytest.approx(plan.seconds)
+    assert max(phase.rate_per_s for phase in phases) == pytest.approx(plan.peak, rel=0.01)
+
+
+def test_the_board_offers_every_shape_that_ends() -> None:
+    assert set(SHAPES) == set(SHAPE_NAMES) - ENDLESS == set(NAMES)
+
+
+def test_a_sick_expert_needs_the_key(lab: Lab, served: Any, tastes: str) -> None:
+    with pytest.raises(BurstError, match="needs the admin key"):
+        lab.start(Plan(shape="dead_expert"), url=served.url, tastes=tastes)
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

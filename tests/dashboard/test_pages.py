@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import connection
 from dashboard.views import live
+from recsys.api.schemas import PolicyReturned
 
 
 def _live() -> None:
@@ -160,6 +161,19 @@ def test_switching_with_the_configured_key(served: Any, monkeypatch: pytest.Monk
     assert served.fake.policy == "topk"
 
 
+def test_a_switch_that_goes_back_by_itself(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECSYS_DASHBOARD_KEY", "a-key-for-tests")
+    page = run_until(_live, "Calm")
+    page.selectbox(key="steer_budget").set_value(0.97)
+    next(box for box in page.selectbox if box.label == "Routing policy").set_value("hash")
+    next(button for button in page.button if button.label == "Switch").click().run()
+    assert served.fake.budget.score_kept_min == 0.97
+    page = run_until(_live, "Goes back to **price** at 1.25× if less than 97% of the gate score is kept over 5 s")
+    served.fake.policy, served.fake.budget = "price", None
+    served.fake.returned = PolicyReturned(why="kept 0.61 of the gate score, not 0.97", ts=int(time.time() * 1e3))
+    run_until(_live, "The policy went back by itself")
+
+
 def ids_of(page: AppTest) -> list[str]:
     return [button.key.removeprefix("like_") for button in page.button if str(button.key).startswith("like_")]
 
@@ -250,6 +264,27 @@ def test_two_policies_side_by_side(served: Any) -> None:
     assert "The same policy twice: the same list" in shown(page)
 
 
+def test_the_last_minute_of_traffic_under_two_policies(served: Any) -> None:
+    page = run(_compare)
+    page.segmented_control(key="compare_what").set_value("The last minute of traffic").run()
+    assert "64 queries of the last 60 s are asked again" in shown(page)
+    page.button(key="compare_now").click().run()
+    assert "needs the admin key" in shown(page)
+    page.text_input(key="compare_key").set_value("guess")
+    page.button(key="compare_now").click().run()
+    assert "does not accept this key" in shown(page)
+    page.text_input(key="compare_key").set_value("a-key-for-tests")
+    page.selectbox(key="compare_second").set_value("hash")
+    page.button(key="compare_now").click().run()
+    assert "25% of the lists are the same" in shown(page)
+    table = page.dataframe[0].value
+    assert list(table.columns) == ["", "topk", "hash"]
+    assert dict(zip(table[""], table["hash"], strict=True))["gate score kept, %"] == "61.00"
+    served.fake.traffic = False
+    page.button(key="compare_now").click().run()
+    assert "No traffic in the last minute" in shown(page)
+
+
 def test_compare_without_the_service(served: Any) -> None:
     served.stop()
     assert "Disconnected" in shown(run(_compare))
@@ -312,3 +347,23 @@ def test_system(served: Any) -> None:
     served.stop()
     st.cache_data.clear()
     run_until(_system, "Disconnected")
+
+
+def test_another_model_and_back(served: Any) -> None:
+    page = run_until(_system, "`m-20`: serves on engine-0")
+    page.button(key="activate_m-19").click().run()
+    assert "needs the admin key" in shown(page)
+    page.text_input(key="models_key").set_value("guess")
+    page.button(key="activate_m-19").click().run()
+    assert "does not accept this key" in shown(page)
+    page.text_input(key="models_key").set_value("a-key-for-tests")
+    page.button(key="activate_m-19").click().run()
+    assert served.fake.version == "m-19"
+    assert "`m-20`: not in service · served before" in shown(page)
+    back = page.button(key="activate_m-20")
+    assert back.label == "Roll back"
+    back.click().run()
+    assert served.fake.version == "m-20"
+    served.stop()
+    st.cache_data.clear()
+    assert "Not known: No answer from" in shown(page.run())
