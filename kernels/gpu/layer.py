@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from kernels.gpu import tiles
+from kernels.gpu.assign import Assignment, assign
 from kernels.gpu.combine import combine
 from kernels.gpu.down import down
 from kernels.gpu.experts import experts
@@ -18,11 +19,11 @@ from kernels.gpu.up import up
 
 
 class Balanced(NamedTuple):
-    """A balanced layer's result: `y_TD`, `prices_E`, and `bound`, what any assignment could keep at most (0-d)."""
+    """A balanced layer's result: `y_TD`, `prices_E` (the next batch's `start_E`), and who holds what at which gap."""
 
     y_TD: Tensor
     prices_E: Tensor
-    bound: Tensor
+    assignment: Assignment
 
 
 def apply(x_TD: Tensor, plan: Plan, w_up_ED2H: Tensor, w_down_EHD: Tensor) -> Tensor:
@@ -93,30 +94,32 @@ def balanced(
     *,
     start_E: Tensor | None = None,
     bias_E: Tensor | None = None,
-    sweeps: int = 8,
+    phase: Tensor | None = None,
+    sweeps: int = 12,
 ) -> Balanced:
-    """As `moe`, with prices solved for this batch so that few slots exceed `capacity_E`; those that do are dropped.
+    """As `moe`, by prices solved for this batch: no expert over its capacity, no slot lost while capacities suffice.
 
     Args:
         capacity_E: slots per expert, any integer type; 0 = dead.
         start_E: where the prices start (those of the last batch, say); default 0.
-        sweeps: of `kernels.gpu.prices`; more come closer to the optimum.
+        phase: an integer on the device that moves from batch to batch, so that no token is always placed last.
+        sweeps: of `kernels.gpu.prices`, at most.
 
     Raises:
-        ValueError: tensors that do not fit together, or `k` outside 1..E.
+        ValueError: tensors that do not fit together, `k` outside 1..E, or more than 64 experts.
     """
     _check(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k)
     if capacity_E.shape != w_down_EHD.shape[:1]:
         raise ValueError(
             f"capacity_E {tuple(capacity_E.shape)} must have one number for each of {len(w_down_EHD)} experts"
         )
-    routes = route(x_TD, gate_DE, k, bias_E=bias_E, keep_scores=True)
-    scores_TE = routes.scores_TE
+    scores_TE = route(x_TD, gate_DE, k, keep_scores=True).scores_TE
     assert scores_TE is not None
     prices = solve(scores_TE, capacity_E, k, start_E=start_E, bias_E=bias_E, sweeps=sweeps)
-    routes = route(None, None, k, scores_TE=scores_TE, bias_E=bias_E, prices_E=prices.prices_E, floor_1=prices.floor_1)
-    made = _plan_of(routes, x_TD, capacity_E=capacity_E, renormalise=True)
-    return Balanced(apply(x_TD, made, w_up_ED2H, w_down_EHD), prices.prices_E, prices.bound)
+    assignment = assign(scores_TE, capacity_E, k, prices, bias_E=bias_E, phase=phase)
+    routes = route(None, None, k, scores_TE=scores_TE, held_T=assignment.held_T)
+    y_TD = apply(x_TD, _plan_of(routes, x_TD, renormalise=False), w_up_ED2H, w_down_EHD)
+    return Balanced(y_TD, prices.prices_E, assignment)
 
 
 def planned(
@@ -146,10 +149,7 @@ def planned(
     return apply(x_TD, made, w_up_ED2H, w_down_EHD)
 
 
-def _plan_of(
-    routes: Routes, x_TD: Tensor, *, capacity: int | None = None, capacity_E: Tensor | None = None, renormalise: bool
-) -> Plan:
+def _plan_of(routes: Routes, x_TD: Tensor, *, capacity: int | None = None, renormalise: bool) -> Plan:
     ids_TK, gates_TK, rank_TK, counts_BE, _, block = routes
     rows = tiles.rows_per_tile(ids_TK.numel(), counts_BE.shape[1], x_TD.dtype)
-    return plan(ids_TK, gates_TK, rank_TK, counts_BE, rows, block=block, capacity=capacity, capacity_E=capacity_E,
-                renormalise=renormalise)  # fmt: skip
+    return plan(ids_TK, gates_TK, rank_TK, counts_BE, rows, block=block, capacity=capacity, renormalise=renormalise)

@@ -24,6 +24,7 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from kernels.gpu import layer, tiles
+from kernels.gpu.assign import MOST_EXPERTS
 from kernels.gpu.shapes import SHAPES, Shape
 from kernels.gpu.tiny import tiny
 
@@ -90,7 +91,8 @@ def usage_of(shape: Shape, dtype: torch.dtype) -> list[Usage]:
         x_TD, gate_DE = torch.empty(tokens, width, dtype=dtype), torch.empty(width, experts, dtype=dtype)
         weights = torch.empty(experts, width, 2 * hidden, dtype=dtype), torch.empty(experts, hidden, width, dtype=dtype)
         layer.moe(x_TD, gate_DE, *weights, k, capacity=tokens)
-        layer.balanced(x_TD, gate_DE, *weights, k, torch.empty(experts, dtype=torch.int64), sweeps=1)
+        if experts <= MOST_EXPERTS:
+            layer.balanced(x_TD, gate_DE, *weights, k, torch.empty(experts, dtype=torch.int64))
         if tiles.prefers_tiny(tokens, width, hidden, experts):
             tiny(x_TD, gate_DE, *weights, k)
     found = {}

@@ -42,10 +42,10 @@ class Routes(NamedTuple):
 
 
 @triton.jit
-def _route(x, gate, scores, bias, prices, floor, ids, gates, rank, counts, tokens,
+def _route(x, gate, scores, bias, prices, held, ids, gates, rank, counts, tokens,
            D: tl.constexpr, E: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr, BE: tl.constexpr,
            FROM_SCORES: tl.constexpr, STORE_SCORES: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_PRICES: tl.constexpr,
-           HAS_FLOOR: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
+           HAS_HELD: tl.constexpr, UPCAST: tl.constexpr):  # fmt: skip
     token = tl.program_id(0) * BT + tl.arange(0, BT)
     expert = tl.arange(0, BE)
     inside = (token < tokens)[:, None] & (expert < E)[None, :]
@@ -61,8 +61,9 @@ def _route(x, gate, scores, bias, prices, floor, ids, gates, rank, counts, token
         keys += tl.load(bias + expert, mask=expert < E, other=0.0)[None, :]
     if HAS_PRICES:
         keys -= tl.load(prices + expert, mask=expert < E, other=0.0)[None, :]
-    if HAS_FLOOR:
-        inside = inside & (keys > tl.load(floor))
+    if HAS_HELD:
+        has = tl.load(held + token, mask=token < tokens, other=0)
+        inside = inside & (((has[:, None] >> expert[None, :].to(tl.int64)) & 1) == 1)
     slot = choose(tl.where(inside, keys, float("-inf")), K)
     chosen = slot >= 0
     weight = tl.where(chosen, score + 1e-30, 0.0)  # the tiny term: equal gates where all scores are 0
@@ -90,13 +91,13 @@ def route(
     scores_TE: Tensor | None = None,
     bias_E: Tensor | None = None,
     prices_E: Tensor | None = None,
-    floor_1: Tensor | None = None,
+    held_T: Tensor | None = None,
     keep_scores: bool = False,
 ) -> Routes:
     """Route by the gate product of `x_TD` and `gate_DE`, or by finished `scores_TE` (float32).
 
-    A price of inf takes an expert out of the choice; one whose `score + bias - price` is not above `floor_1` (one
-    number on the device) is not chosen either. `bias_E`, `prices_E` and `floor_1` are float32. All contiguous.
+    A price of inf takes an expert out of the choice; with `held_T` (int64, of `assign`) only those whose bit is set
+    are in it. `bias_E` and `prices_E` are float32. All contiguous.
 
     Raises:
         ValueError: neither scores nor both of x and gate.
@@ -119,10 +120,10 @@ def route(
                   scores_TE, block)  # fmt: skip
     if tokens:
         _route[(blocks,)](
-            x_TD, gate_DE, scores_TE, bias_E, prices_E, floor_1, *made[:4], tokens,
+            x_TD, gate_DE, scores_TE, bias_E, prices_E, held_T, *made[:4], tokens,
             D=width, E=experts, K=k, BT=block, BD=min(64, power_of_two(width)), BE=columns,
             FROM_SCORES=from_scores, STORE_SCORES=keep_scores, HAS_BIAS=bias_E is not None,
-            HAS_PRICES=prices_E is not None, HAS_FLOOR=floor_1 is not None, UPCAST=upcast(source.dtype),
+            HAS_PRICES=prices_E is not None, HAS_HELD=held_T is not None, UPCAST=upcast(source.dtype),
             num_warps=tiles.warps_of(block * columns), num_stages=3,
         )  # fmt: skip
     return made

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from kernels.gpu.dot import INTERPRETED, power_of_two
+
 FUSED_WIDTH = 256
 """Widest model whose accumulator (rows x width, float32) fits beside the weights: above it `up` and `down` serve."""
 FUSED_WIDTH_FLOAT32 = 64
@@ -42,6 +44,19 @@ def tokens_per_block(tokens: int, columns: int) -> int:
     """Tokens of a program that handles (tokens, experts) tables: 32..128, fewer where rows are long."""
     wanted = 32 if tokens <= 2048 else 64 if tokens <= 8192 else 128
     return max(16, min(wanted, 4096 // columns))
+
+
+def tokens_together(tokens: int, columns: int) -> int:
+    """Tokens of a block where all programs work together: 2048 numbers, 8 for each thread of eight warps."""
+    return max(16, min(power_of_two(tokens), 2048 // columns))
+
+
+def programs_together(blocks: int, device: torch.device) -> int:
+    """Programs that wait for each other and so must run at once: one per processor at most, one in the interpreter."""
+    if INTERPRETED:
+        return 1
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
+    return max(1, min(blocks, processors))
 
 
 def warps_of(numbers: int) -> int:

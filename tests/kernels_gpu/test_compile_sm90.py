@@ -24,7 +24,7 @@ def test_bfloat16_fits_without_spills(name: str) -> None:
         assert use.stack_bytes == 0, use
         assert use.shared_bytes <= SHARED_BYTES, use
         assert use.registers * use.warps * 32 <= 65536, use
-    expected = {"route", "plan", "combine", "cut_off", "quantile"}
+    expected = {"route", "plan", "combine", "prices", "assign"}
     expected |= {"experts"} if tiles.fused_serves(shape.width, torch.bfloat16) else {"up", "down"}
     assert kernels_named(uses) == expected | ({"tiny"} if name == "S1" else set())
     products = [use for use in uses if use.kernel in ("experts", "up", "down")]

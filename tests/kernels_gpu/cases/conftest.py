@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -21,7 +22,7 @@ OWN_PROCESS = INTERPRETED or os.environ.get("KERNELS_ON_GPU") == "1"
 collect_ignore_glob = [] if OWN_PROCESS else ["test_*.py"]
 if OWN_PROCESS:
     # On a GPU every new shape is a compilation, in the interpreter every case costs a tenth of a second.
-    settings.register_profile("kernels", max_examples=15 if INTERPRETED else 5, deadline=None, derandomize=True)
+    settings.register_profile("kernels", max_examples=10 if INTERPRETED else 5, deadline=None, derandomize=True)
     settings.load_profile("kernels")
 
 
@@ -93,3 +94,22 @@ def problem(device: str) -> Callable[..., Problem]:
         return Problem(*(t.to(device) for t in (x_TD, gate_DE, w_up, w_down, ids_TK, gates_TK)))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def optimum() -> Callable[[Tensor, Tensor, int], float]:
+    """The most that k distinct experts per token keep within the capacities (each token may be given fewer).
+
+    The policy `price` on the CPU keeps as much.
+    """
+    optimize, sparse = pytest.importorskip("scipy.optimize"), pytest.importorskip("scipy.sparse")
+
+    def most_kept(scores_TE: Tensor, capacity_E: Tensor, k: int) -> float:
+        tokens, experts = scores_TE.shape
+        per_token = sparse.kron(sparse.eye(tokens), np.ones((1, experts)))
+        per_expert = sparse.kron(np.ones((1, tokens)), sparse.eye(experts))
+        limits = np.concatenate([np.full(tokens, float(k)), capacity_E.double().numpy()])
+        cost = -scores_TE.double().numpy().reshape(-1)
+        return -float(optimize.linprog(cost, sparse.vstack([per_token, per_expert]), limits, bounds=(0, 1)).fun)
+
+    return most_kept

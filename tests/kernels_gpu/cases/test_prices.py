@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,23 +12,10 @@ from kernels import ops
 from kernels.gpu.prices import solve
 from kernels.gpu.route import route
 
-optimize = pytest.importorskip("scipy.optimize")
-sparse = pytest.importorskip("scipy.sparse")
-
 
 def scores(tokens: int, experts: int, seed: int, skew: float) -> Tensor:
     draws = torch.Generator().manual_seed(seed)
     return (torch.randn(tokens, experts, generator=draws) * 1.5 - skew * torch.arange(experts)).softmax(1)
-
-
-def optimum(scores_TE: Tensor, capacity_E: Tensor, k: int) -> float:
-    """The most that k distinct experts per token keep within the capacities (each token may be given fewer)."""
-    tokens, experts = scores_TE.shape
-    per_token = sparse.kron(sparse.eye(tokens), np.ones((1, experts)))
-    per_expert = sparse.kron(np.ones((1, tokens)), sparse.eye(experts))
-    limits = np.concatenate([np.full(tokens, float(k)), capacity_E.double().numpy()])
-    cost = -scores_TE.double().numpy().reshape(-1)
-    return -float(optimize.linprog(cost, sparse.vstack([per_token, per_expert]), limits, bounds=(0, 1)).fun)
 
 
 def kept_within(scores_TE: Tensor, ids_TK: Tensor, capacity_E: Tensor) -> float:
@@ -49,16 +37,16 @@ def kept_within(scores_TE: Tensor, ids_TK: Tensor, capacity_E: Tensor) -> float:
     ],
 )
 def test_bound_and_assignment_enclose_the_optimum(
-    device: str, tokens: int, experts: int, k: int, factor: float, skew: float
+    device: str, optimum: Callable, tokens: int, experts: int, k: int, factor: float, skew: float
 ) -> None:
     scores_TE = scores(tokens, experts, seed=tokens, skew=skew)
     capacity_E = torch.full((experts,), int(factor * tokens * k / experts))
-    prices_E, floor_1, bound = solve(scores_TE.to(device), capacity_E.to(device), k, sweeps=10)
+    prices_E, bound = solve(scores_TE.to(device), capacity_E.to(device), k, sweeps=10)
     assert bool((prices_E >= 0).all())
     best = optimum(scores_TE, capacity_E, k)
-    ids_TK = (
-        route(None, None, k, scores_TE=scores_TE.to(device), prices_E=prices_E, floor_1=floor_1).ids_TK.cpu().long()
-    )
+    ids_TK = route(None, None, k, scores_TE=scores_TE.to(device), prices_E=prices_E).ids_TK.cpu().long()
+    if factor < 1:  # slots are short: none for a token that would lose by it
+        ids_TK[scores_TE.gather(1, ids_TK) <= prices_E.cpu()[ids_TK]] = -1
     kept = kept_within(scores_TE, ids_TK, capacity_E)
     assert kept <= best * (1 + 1e-9)
     assert best <= float(bound) * (1 + 1e-6)
@@ -68,15 +56,15 @@ def test_bound_and_assignment_enclose_the_optimum(
 
 def test_no_price_where_wishes_fit(device: str) -> None:
     scores_TE = scores(100, 4, seed=1, skew=0.0)
-    prices_E, _, bound = solve(scores_TE.to(device), torch.full((4,), 100, device=device), 2)
+    prices_E, bound = solve(scores_TE.to(device), torch.full((4,), 100, device=device), 2)
     assert not prices_E.any()
     assert abs(float(bound) - float(scores_TE.topk(2, dim=1).values.double().sum())) < 1e-4
 
 
-def test_a_dead_expert_has_no_price_that_anybody_pays(device: str) -> None:
+def test_a_dead_expert_has_no_price_that_anybody_pays(device: str, optimum: Callable) -> None:
     scores_TE = scores(120, 6, seed=2, skew=0.3)
     capacity_E = torch.tensor([0, 60, 40, 60, 50, 60])
-    prices_E, _, bound = solve(scores_TE.to(device), capacity_E.to(device), 2, sweeps=10)
+    prices_E, bound = solve(scores_TE.to(device), capacity_E.to(device), 2, sweeps=10)
     assert prices_E[0] == torch.inf
     assert torch.isfinite(prices_E[1:]).all()
     best = optimum(scores_TE, capacity_E, 2)
@@ -85,7 +73,7 @@ def test_a_dead_expert_has_no_price_that_anybody_pays(device: str) -> None:
 
 def test_as_many_picks_as_experts_costs_nothing(device: str) -> None:
     scores_TE = scores(50, 3, seed=3, skew=0.3)
-    prices_E, _, bound = solve(scores_TE.to(device), torch.full((3,), 50, device=device), 3)
+    prices_E, bound = solve(scores_TE.to(device), torch.full((3,), 50, device=device), 3)
     assert not prices_E.any()
     assert abs(float(bound) - 50.0) < 1e-3
 
@@ -96,13 +84,13 @@ def test_two_runs_give_the_same_bits_and_a_warm_start_saves_sweeps(device: str) 
     cold = solve(scores_TE, capacity_E, 2, sweeps=5)
     again = solve(scores_TE, capacity_E, 2, sweeps=5)
     assert torch.equal(cold[0], again[0])
-    assert torch.equal(cold[2], again[2])
+    assert torch.equal(cold[1], again[1])
     warm = solve(scores_TE, capacity_E, 2, start_E=cold[0], sweeps=1)
     assert float(warm.bound) <= float(solve(scores_TE, capacity_E, 2, sweeps=1).bound)
 
 
 def test_equal_scores(device: str) -> None:
-    prices_E, _, bound = solve(torch.full((64, 4), 0.25, device=device), torch.full((4,), 16, device=device), 1)
+    prices_E, bound = solve(torch.full((64, 4), 0.25, device=device), torch.full((4,), 16, device=device), 1)
     assert torch.isfinite(prices_E).all()
     assert float(bound) == pytest.approx(16.0, rel=1e-5)
 
