@@ -6,6 +6,7 @@ RecsysError
 │   ├── EventError         an event: names the field and the bound
 │   ├── ModelFolderError   a model folder: names the file in it and what is wrong with it
 │   └── NotFoundError      an id that does not exist (404)
+├── ConflictError          it cannot be as it was asked for, everything stays as it was (409)
 └── UnavailableError       the service cannot do it now (503); carries `retry_after_s`
     └── OverloadedError    refused on purpose to protect the accepted work
 """
@@ -52,6 +53,10 @@ class ModelFolderError(InputError):
 
 class NotFoundError(InputError):
     """No such id."""
+
+
+class ConflictError(RecsysError):
+    """What was asked for cannot be; everything stays as it was."""
 
 
 class UnavailableError(RecsysError):

@@ -205,7 +205,7 @@ class Service:
         except OSError:
             return False
 
-    def wait_ready(self, within_s: float = 60.0) -> None:
+    def wait_ready(self, within_s: float = 150.0) -> None:
         def ready_or_dead() -> bool:
             dead = [name for name, process in self._processes.items() if process.poll() is not None]
             return bool(dead) or self.ready()

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from recsys.api.schemas import Problem
-from recsys.errors import InputError, NotFoundError, RecsysError, UnavailableError
+from recsys.errors import ConflictError, InputError, NotFoundError, RecsysError, UnavailableError
 
 log = structlog.get_logger(__name__)
 
@@ -49,6 +49,8 @@ def answer_to(error: Exception) -> Response:
             return problem(404, str(error), field=error.field)
         case InputError():
             return problem(422, str(error), field=error.field)
+        case ConflictError():
+            return problem(409, str(error))
         case UnavailableError():
             return problem(503, str(error), headers=retry_after(error.retry_after_s))
         case RedisConnectionError() | RedisTimeoutError():

@@ -25,7 +25,7 @@ __all__ = ["ModelVersions", "Served"]
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S = 2.0
-KEEP_S = 15
+KEEP_S = 60  # longer than a model takes to load; who is there at all, the load snapshots say
 
 
 class Swapping(Protocol):
@@ -66,7 +66,7 @@ class ModelVersions:
                 self._tell("")
         if self._loading is not None and (now or self._loading.done()):
             self._finish(self._loading)
-        if time.monotonic() >= self._look_at_s:
+        if self._loading is None and time.monotonic() >= self._look_at_s:
             self._tell(self._state.error)
 
     def close(self) -> None:
