@@ -52,6 +52,9 @@ class EventSettings(_Section):
     dead_letters_max: PositiveInt = Field(100_000, description="Dead letters kept")
     future_max_ms: PositiveInt = Field(300_000, description="An event further in the future than this is refused")
     late_after_ms: PositiveInt = Field(60_000, description="An event older than this on arrival is counted as late")
+    reader_lag_max: PositiveInt = Field(
+        200_000, description="Another group this far behind no longer keeps entries from being trimmed"
+    )
     reconnect_max_s: PositiveFloat = Field(5.0, description="Longest pause between attempts to reach Redis")
     metrics_port: int = Field(0, ge=0, le=65_535, description="Worker's Prometheus port; 0 turns it off")
 
@@ -121,7 +124,7 @@ class EngineSettings(_Section):
     )
     batch_max: PositiveInt = Field(16, description="Most requests in one micro-batch")
     candidates: PositiveInt = Field(200, description="Candidates that retrieval hands to the ranker")
-    candidates_economise: PositiveInt = Field(100, description="The same under the highest pressure before refusing")
+    candidates_economise: PositiveInt = Field(64, description="The same under the highest pressure before refusing")
     ladder: bool = Field(True, description="Redirect and economise under pressure; without it only refuse")
     snapshot_every_ms: PositiveInt = Field(250, description="Time between load snapshots")
     snapshots_max: PositiveInt = Field(2_400, description="Load snapshots kept (ten minutes at four a second)")
@@ -167,10 +170,9 @@ class OnlineSettings(_Section):
 
     group: str = Field("learner", description="Consumer group of the learner")
     batch_max: PositiveInt = Field(64, description="Events learned from in one step")
-    replay: int = Field(64, ge=0, le=10_000, description="Recent events gone over again in each step")
-    replay_from: PositiveInt = Field(2_000, description="How many recent events these are drawn from")
     learning_rate: PositiveFloat = Field(0.03, description="Step size of Adagrad on the item vectors")
-    first_square: PositiveFloat = Field(1e-4, description="What Adagrad's sum of squared gradients starts from")
+    first_square: PositiveFloat = Field(1e-4, description="Where Adagrad's sum of squares starts for a new item")
+    settled_square: PositiveFloat = Field(0.1, description="The same for an item that was trained")
     change_max: PositiveFloat = Field(4.0, description="Longest change of an item's vector since the last publication")
     publish_every_s: PositiveFloat = Field(20.0, description="How often what was learned becomes a served version")
     guard_events: PositiveInt = Field(1_000, description="Newest events on which served and learned are compared")

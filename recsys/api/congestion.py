@@ -1,7 +1,9 @@
 """Whether a request can still be answered in time, told before its body is read.
 
 What waits in sockets for a busy event loop is a queue that nobody counts: deadlines start only when a request is read.
-So two things are measured here: how late the loop is, and (by Little's law) what one more request in flight costs.
+So three things are measured here: how late the loop is, (by Little's law) what one more request in flight costs, and
+how many may be in flight before an engine refuses one: a little more after each answer, a twentieth less after a
+refusal (additive increase, multiplicative decrease: Chiu & Jain 1989). What is refused here costs no hop.
 """
 
 from __future__ import annotations
@@ -13,6 +15,17 @@ from collections.abc import Iterator
 
 TICK_S = 0.01
 FORGET = 0.05
+LESS = 0.95  # of what is in flight may be, after an engine refused
+LESS_EVERY_S = 0.05  # refusals of one moment count once
+
+
+class Visit:
+    """One request in flight."""
+
+    __slots__ = ("refused",)
+
+    def __init__(self) -> None:
+        self.refused = False
 
 
 class Congestion:
@@ -25,6 +38,8 @@ class Congestion:
     def __init__(self, free: int) -> None:
         self._free = free
         self._in_flight = 0
+        self._most = float("inf")
+        self._lessened_s = 0.0
         self._per_request_s = 0.0
         self._late_s = 0.0
         self._task: asyncio.Task[None] | None = None
@@ -46,18 +61,28 @@ class Congestion:
 
     def admits(self, budget_s: float) -> bool:
         """Whether a request with that much time has a chance."""
-        return self._in_flight < self._free or self.wait_s <= budget_s
+        return self._in_flight < self._free or (self._in_flight < self._most and self.wait_s <= budget_s)
 
     @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        """Around the work on one request."""
+    def request(self) -> Iterator[Visit]:
+        """Around the work on one request; its `refused` is to be set if an engine refused it."""
         self._in_flight += 1
-        ahead, began = self._in_flight, time.monotonic()
+        ahead, began, visit = self._in_flight, time.monotonic(), Visit()
         try:
-            yield
+            yield visit
         finally:
+            now = time.monotonic()
+            if visit.refused:
+                self._lessen(now)
+            else:
+                self._per_request_s += FORGET * ((now - began) / ahead - self._per_request_s)
+                self._most += 1 / self._most
             self._in_flight -= 1
-            self._per_request_s += FORGET * ((time.monotonic() - began) / ahead - self._per_request_s)
+
+    def _lessen(self, now: float) -> None:
+        if now - self._lessened_s >= LESS_EVERY_S:
+            self._lessened_s = now
+            self._most = max(1.0, self._free, LESS * min(self._most, self._in_flight))
 
     async def _watch(self) -> None:
         while True:

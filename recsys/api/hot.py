@@ -60,15 +60,16 @@ class HotRecommendations:
             refusal = OverloadedError(f"expected wait {wait_s * 1e3:.0f} ms", retry_after_s=max(0.05, wait_s))
             await answer_to(refusal)(scope, receive, send)
             return
-        with res.congestion.request():
-            await self._answer(scope, receive, send, headers.get(b"x-deadline-ms"), res)
+        with res.congestion.request() as visit:
+            visit.refused = await self._answer(scope, receive, send, headers.get(b"x-deadline-ms"), res)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, deadline: bytes | None, res: Resources) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, deadline: bytes | None, res: Resources) -> bool:
+        """Answer; True if an engine refused."""
         messages, body = await _read(receive)
         query = decode_query(body) if messages[-1]["type"] == "http.request" else None
         if query is None:
             await self._app(scope, _again(messages, receive), send)
-            return
+            return False
         scope["route"] = _Route
         try:
             budget_s = _deadline_s(deadline, res)
@@ -77,8 +78,9 @@ class HotRecommendations:
             if not isinstance(error, RecsysError):
                 log.exception("unexpected_error", path=PATH)
             await answer_to(error)(scope, receive, send)
-            return
+            return isinstance(error, OverloadedError)
         await _send_json(send, answer)
+        return False
 
 
 def _length(headers: dict[bytes, bytes]) -> int:

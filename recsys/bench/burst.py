@@ -12,7 +12,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -71,13 +71,14 @@ class BurstOptions:
     in_crowd_share: float = 0.8
     deadline_ms: float = 300.0
     saturate_s: float = 5.0
+    same_rate_s: float = 5.0
     repeats: int = 1
     seed: int = 0
 
     @staticmethod
     def quick(arms: tuple[Arm, ...]) -> BurstOptions:
         """A look at it in about two minutes; no figures to quote."""
-        return BurstOptions(arms=arms, calm_s=3.0, crowd_s=5.0, after_s=4.0, saturate_s=2.0)
+        return BurstOptions(arms=arms, calm_s=3.0, crowd_s=5.0, after_s=4.0, saturate_s=2.0, same_rate_s=3.0)
 
     @property
     def seconds(self) -> float:
@@ -108,13 +109,17 @@ class Question(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One policy in one crowd, with or without the ladder."""
+    """One policy in one crowd, with or without the ladder.
+
+    `same_rate` is a load without a crowd: the same questions at the rate that was answered in the crowd, and no more.
+    """
 
     policy: str
     ladder: str
     crowd: Crowd
     repeat: int
     outcomes: list[Outcome]
+    same_rate: list[Outcome] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +177,9 @@ async def run_burst(
             service = services[ladder]
             await switch(service, policy)
             outcomes = await one_trial(service.base, questions, options, crowd, saturation)
-            trials.append(Trial(policy, ladder, crowd, repeat, outcomes))
+            await switch(service, policy)
+            same = await at_accepted_rate(service.base, questions, options, crowd, outcomes)
+            trials.append(Trial(policy, ladder, crowd, repeat, outcomes, same))
     return saturation, trials
 
 
@@ -189,12 +196,10 @@ async def one_trial(
     base: str, questions: Questions, options: BurstOptions, crowd: Crowd, saturation: float
 ) -> list[Outcome]:
     """Outcomes of one story, each with its gain: what the list was worth to who asked."""
-    random_, next_items = random.Random(options.seed), list[str]()
+    asked, next_items = _Asker(questions, options, crowd), list[str]()
 
-    def body_at(t_s: float, asked: int) -> bytes:
-        hot = crowd == "one category" and options.calm_s <= t_s < options.calm_s + options.crowd_s
-        among = questions.crowd if hot and random_.random() < options.in_crowd_share else questions.calm
-        question = among[asked % len(among)]
+    def body_at(t_s: float, turn: int) -> bytes:
+        question = asked.at(t_s, turn)
         next_items.append(question.next_item)
         return question.body
 
@@ -207,6 +212,39 @@ async def one_trial(
             deadline_ms=options.deadline_ms,
         )
     return [replace(one, gain=gain(one, item)) for one, item in zip(outcomes, next_items, strict=True)]
+
+
+async def at_accepted_rate(
+    base: str, questions: Questions, options: BurstOptions, crowd: Crowd, outcomes: Sequence[Outcome]
+) -> list[Outcome]:
+    """What the crowd's questions get when no more are asked than were answered in it."""
+    rate = len(_accepted(options.phase("crowd", outcomes))) / options.crowd_s
+    if not rate:
+        return []
+    asked = _Asker(questions, options, crowd)
+    async with connections(base, CONNECTIONS) as pool:
+        return await open_loop(
+            pool,
+            lambda _: rate,
+            lambda t_s, turn: asked.at(options.calm_s, turn).body,
+            seconds=options.same_rate_s,
+            deadline_ms=options.deadline_ms,
+        )
+
+
+class _Asker:
+    """Draws questions: in the crowd, a share from those who want one category."""
+
+    def __init__(self, questions: Questions, options: BurstOptions, crowd: Crowd) -> None:
+        self._questions, self._options, self._crowd = questions, options, crowd
+        self._random = random.Random(options.seed)
+
+    def at(self, t_s: float, turn: int) -> Question:
+        options = self._options
+        hot = self._crowd == "one category" and options.calm_s <= t_s < options.calm_s + options.crowd_s
+        mostly = hot and self._random.random() < options.in_crowd_share
+        among = self._questions.crowd if mostly else self._questions.calm
+        return among[turn % len(among)]
 
 
 def gain(outcome: Outcome, next_item: str) -> float:
@@ -236,6 +274,7 @@ def _row(trial: Trial, saturation: float, options: BurstOptions) -> Row:
     calm, crowd = (options.phase(name, trial.outcomes) for name in ("calm", "crowd"))
     good = _accepted(crowd)
     calm_p99, crowd_p99 = _quantile(_accepted(calm), 99), _quantile(good, 99)
+    same_p99 = _quantile(_accepted(trial.same_rate), 99)
     steps = Counter(one.step for one in good)
     row |= {
         "saturation_per_s": saturation,
@@ -251,6 +290,9 @@ def _row(trial: Trial, saturation: float, options: BurstOptions) -> Row:
         "crowd_p50_ms": _quantile(good, 50) * 1e3,
         "crowd_p99_ms": crowd_p99 * 1e3,
         "crowd_p99_over_calm": crowd_p99 / calm_p99 if calm_p99 else float("nan"),
+        "same_rate_p99_ms": same_p99 * 1e3,
+        "crowd_p99_over_same_rate": crowd_p99 / same_p99 if same_p99 else float("nan"),
+        "generator_late_p99_ms": float(np.percentile([one.late_s for one in crowd], 99)) * 1e3,
         "score_kept_calm": _kept(_accepted(calm)),
         "score_kept_crowd": _kept(good),
         "redirected_crowd": float(np.mean([one.redirected for one in good])) if good else float("nan"),

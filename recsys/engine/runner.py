@@ -29,6 +29,7 @@ class _Job:
     """A valid request with what it means for this catalogue."""
 
     request: RankRequest
+    history: list[int]
     weights_G: Floats
     allowed_I: NDArray[np.bool_]
 
@@ -76,7 +77,8 @@ class Runner:
         for n, request in enumerate(requests):
             try:
                 weights_G = goal_weights(request.goals, self.model.config.goals)
-                jobs.append(_Job(request, weights_G, eligible_rows(request, catalogue)))
+                history = catalogue.rows(request.history)
+                jobs.append(_Job(request, history, weights_G, eligible_rows(request, catalogue, history)))
             except InputError as error:
                 wrong[n] = RankReply(id=request.id, status="invalid", error=str(error))
         plans: Sequence[RoutingPlan] = ()
@@ -116,7 +118,7 @@ class Runner:
         started: float,
         candidates: int,
     ) -> tuple[list[RankReply], Sequence[RoutingPlan], int]:
-        history_BL, kinds_BL = self._histories(jobs, catalogue)
+        history_BL, kinds_BL = self._histories(jobs)
         encoded = self.model.encode(
             torch.from_numpy(history_BL).to(self._device),
             torch.from_numpy(kinds_BL).to(self._device),
@@ -159,13 +161,13 @@ class Runner:
             )
         return replies, ranked.plans, sum(found_B)
 
-    def _histories(self, jobs: list[_Job], catalogue: Catalogue) -> tuple[Rows, Rows]:
+    def _histories(self, jobs: list[_Job]) -> tuple[Rows, Rows]:
         """Table rows and kinds of the histories, right-padded with 0; ids that the catalogue lacks are left out."""
         longest, kind_of = self.model.config.history, self.model.vocabulary.kind_indices
         rows_BL: list[list[int]] = []
         kinds_BL: list[list[int]] = []
         for job in jobs:
-            rows = catalogue.rows(job.request.history)
+            rows = job.history
             kinds = [kind_of.get(kind, 0) for kind in job.request.history_kinds or ("click",) * len(rows)]
             if 0 in rows:
                 known = [n for n, row in enumerate(rows) if row]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,14 @@ Rows = NDArray[np.int64]
 NO_FILTERS = Filters()
 
 
-def eligible_rows(request: RankRequest, catalogue: Catalogue) -> NDArray[np.bool_]:
-    """Rows of the catalogue that this answer may hold: live, filtered, not excluded, not seen."""
+def eligible_rows(request: RankRequest, catalogue: Catalogue, seen: Sequence[int]) -> NDArray[np.bool_]:
+    """Rows of the catalogue that this answer may hold: live, filtered, not excluded, not in the history (`seen`)."""
     mask_I = catalogue.live_I.copy()
     if request.filters != NO_FILTERS:
         mask_I &= meets(request.filters, catalogue)
     barred = catalogue.rows(request.exclude)
     if request.exclude_seen:
-        barred += catalogue.rows(request.history)
+        barred += seen
     mask_I[barred] = False  # unknown ids are row 0, which is never eligible anyway
     return mask_I
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 
 from recsys.api.congestion import TICK_S, Congestion
@@ -25,6 +26,23 @@ def test_what_waits_is_weighed_by_what_a_request_costs() -> None:
         assert not congestion.admits(cost_s)
         assert congestion.admits(10 * cost_s)
     assert congestion.admits(0)  # nothing is in flight: it is tried
+
+
+def test_refusals_of_an_engine_bound_what_is_in_flight_and_answers_widen_it() -> None:
+    congestion = Congestion(free=2)
+    with contextlib.ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(congestion.request())
+        with congestion.request() as visit:
+            visit.refused = True
+        assert not congestion.admits(1e9)  # 19 are in flight, 19 may be
+    for _ in range(40):
+        with congestion.request():
+            pass
+    with contextlib.ExitStack() as stack:
+        for _ in range(19):
+            stack.enter_context(congestion.request())
+        assert congestion.admits(1e9)
 
 
 def test_a_late_loop_is_noticed_and_forgotten() -> None:
