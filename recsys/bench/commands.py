@@ -103,6 +103,37 @@ def moe(
 
 
 @bench.command()
+def redirect_cost(
+    dataset: Annotated[Path, typer.Argument(help="Data set folder")],
+    models: Annotated[list[Path], typer.Argument(help="Trained on it; the first is drawn solid, the second dashed")],
+    policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,expanded_drop,phase,price",
+    requests: Annotated[int, typer.Option(min=1, help="Held-out events predicted, calm and in a crowd")] = 1_536,
+    threads: Annotated[int, typer.Option(help="Threads; 0 = as many as there are cores")] = 0,
+    out: Annotated[Path, typer.Option(help="csv file to write")] = Path("docs/benchmarks/redirect_cost.csv"),
+    image: Annotated[Path, typer.Option(help="Picture to write")] = Path("docs/images/redirect_cost.png"),
+) -> None:
+    """NDCG@10 and gate score kept as slots become scarce, under each policy, calm and in a crowd."""
+    import os
+
+    import torch
+
+    from recsys.bench.redirect_cost import RedirectOptions, plot
+    from recsys.bench.redirect_cost import redirect_cost as run
+
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+    options = RedirectOptions(policies=tuple(policies.split(",")), requests=requests)
+    by_model = {model.name: run(model, dataset, options, Console(stderr=True)) for model in models}
+    rows = [{"folder": name, **row} for name, found in by_model.items() for row in found]
+    shown = [row for row in rows if row["capacity_factor"] in (0.0, 0.5, 1.0)]
+    table = Table(*shown[0], title="redirect cost")
+    for row in shown:
+        table.add_row(*map(str, row.values()))
+    Console().print(table)
+    add_to_csv(rows, out, replace=True)
+    plot(by_model, image)
+
+
+@bench.command()
 def burst(
     world: Annotated[Path, typer.Option(help="Data set folder, as `recsys demo` leaves it")] = Path("var/demo/world"),
     model: Annotated[Path, typer.Option(help="Model folder")] = Path("var/demo/model"),

@@ -22,6 +22,7 @@ class ModelConfig:
         history: most recent events that the encoder reads.
         encoder_layers: transformer blocks.
         encoder_heads: attention heads per block.
+        encoder_gated: gated attention and SwiGLU in the encoder, see `EncoderBlock`.
         ranker_heads: heads of the attention of a candidate over the history.
         ranker_ages: ages that this attention tells apart, in events, with the last one for all older events; 0 = none.
         moe_layers: Mixture-of-Experts blocks of the ranker.
@@ -43,6 +44,7 @@ class ModelConfig:
     history: int = 50
     encoder_layers: int = 2
     encoder_heads: int = 2
+    encoder_gated: bool = False
     ranker_heads: int = 2
     ranker_ages: int = 0
     moe_layers: int = 2
@@ -69,6 +71,8 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < high:
                 raise ValueError(f"{name}: {value!r} is not a number from 0 to below {high}")
+        if type(self.encoder_gated) is not bool:
+            raise ValueError(f"encoder_gated: {self.encoder_gated!r} is neither true nor false")
         if self.k > self.experts:
             raise ValueError(f"k: {self.k} experts per token, but there are only {self.experts} (experts)")
         for name in ("encoder_heads", "ranker_heads"):

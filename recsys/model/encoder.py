@@ -60,22 +60,39 @@ def causal_attention(q_BMLD: Tensor, k_BMLD: Tensor, v_BMLD: Tensor) -> Tensor:
 
 
 class EncoderBlock(nn.Module):
-    """Pre-norm causal self-attention and a feed-forward layer, both residual."""
+    """Pre-norm causal self-attention and a feed-forward layer, both residual.
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
+    Gated, what attention found is weighed by the event itself, value by value (HSTU, arXiv 2402.17152), and the
+    feed-forward layer is SwiGLU (arXiv 2002.05202) of as many weights as the plain one.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, gated: bool = False) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
+        self.gated = gated
+        hidden = -(-4 * width // 3) if gated else 2 * width
         self.attention_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.hidden_norm = nn.LayerNorm(width)
-        self.hidden_in = nn.Linear(width, 2 * width)
-        self.hidden_out = nn.Linear(2 * width, width)
+        self.hidden_in = nn.Linear(width, 2 * hidden if gated else hidden)
+        self.hidden_out = nn.Linear(hidden, width)
+        if gated:
+            self.attention_gate = nn.Linear(width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        x_BLD = x_BLD + self._drop(self.attention_out(self._attend(self.attention_norm(x_BLD))))
-        hidden_BLH = F.gelu(self.hidden_in(self.hidden_norm(x_BLD)))
+        normed_BLD = self.attention_norm(x_BLD)
+        attended_BLD = self._attend(normed_BLD)
+        if self.gated:
+            attended_BLD = attended_BLD * F.silu(self.attention_gate(normed_BLD))
+        x_BLD = x_BLD + self._drop(self.attention_out(attended_BLD))
+        hidden_BLH = self.hidden_in(self.hidden_norm(x_BLD))
+        if self.gated:
+            gate_BLH, value_BLH = hidden_BLH.chunk(2, dim=-1)
+            hidden_BLH = F.silu(gate_BLH) * value_BLH
+        else:
+            hidden_BLH = F.gelu(hidden_BLH)
         return x_BLD + self._drop(self.hidden_out(hidden_BLH))
 
     def _attend(self, x_BLD: Tensor) -> Tensor:
@@ -103,7 +120,8 @@ class SequenceEncoder(nn.Module):
         self.positions = nn.Embedding(config.history + 1, config.width)
         self.input_norm = nn.LayerNorm(config.width)
         self.blocks = nn.ModuleList(
-            EncoderBlock(config.width, config.encoder_heads, config.dropout) for _ in range(config.encoder_layers)
+            EncoderBlock(config.width, config.encoder_heads, config.dropout, config.encoder_gated)
+            for _ in range(config.encoder_layers)
         )
         self.final_norm = nn.LayerNorm(config.width)
         for embedding in (self.begin_D, self.kinds.weight, self.positions.weight):

@@ -22,6 +22,8 @@ def test_json_and_back_is_equal() -> None:
         ("history", 0),
         ("experts", 0),
         ("encoder_layers", 1.5),
+        ("encoder_gated", 1),
+        ("ranker_ages", -1),
         ("dropout", 1.0),
         ("dropout", float("nan")),
         ("id_dropout", -0.1),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -82,6 +84,18 @@ def test_columns_of_the_newest_events() -> None:
     assert columns_BL.tolist()[0] == [3, 4]
     assert mask_BL.tolist() == [[True, True], [True, False]]
     assert columns_BL[1, 0] == 4
+
+
+def test_a_gated_encoder_knows_no_future_and_no_padding(
+    make_model: Callable[..., Recommender], table_ID: Tensor
+) -> None:
+    gated = make_model(encoder_gated=True)
+    plain_D = encode_user(gated, table_ID, [HISTORY])
+    torch.testing.assert_close(encode_user(gated, table_ID, [[0, *HISTORY, 0]]), plain_D, atol=1e-6, rtol=0)
+    assert not torch.allclose(plain_D, encode_user(make_model(), table_ID, [HISTORY]))
+    history_BL = torch.tensor([HISTORY, [*HISTORY[:3], 7, 7]])
+    states_BLD = gated.encode(history_BL, torch.ones_like(history_BL), table_ID).states_BLD
+    torch.testing.assert_close(states_BLD[0, :4], states_BLD[1, :4], atol=1e-6, rtol=0)
 
 
 def test_both_forms_of_attention_agree() -> None:
