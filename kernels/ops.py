@@ -9,14 +9,12 @@ C capacity.
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import torch
 from torch import Tensor
 
 from kernels.combine import combine
 from kernels.experts import expert_ffn
-from kernels.plan import gate_scores, route_and_plan, slot_rows
+from kernels.plan import gate_scores, route_and_plan, slot_rows, triton_serves
 from kernels.selection import choose, kth_largest_of_rows, normalised_gates, rank_slots, split_rows
 
 __all__ = [
@@ -33,8 +31,6 @@ __all__ = [
     "slot_rows",
     "split_rows",
 ]
-
-_TRITON_INSTALLED = find_spec("triton") is not None
 
 
 def moe_experts(
@@ -79,7 +75,8 @@ def moe_experts(
         raise ValueError(f"load {tuple(load_E.shape)} must be (E,) with E = {count}")
     if capacity is not None and capacity < 0:
         raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
-    if _triton_serves(x_TD, gates_TK, w_up_ED2H, w_down_EHD):
+    learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, gates_TK, w_up_ED2H, w_down_EHD))
+    if triton_serves(x_TD) and not learns:
         return planned_experts(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
     slot_TK = slot_rows(expert_ids_TK, rank_TK, load_E, capacity)
     return combine(expert_ffn(x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, capacity), slot_TK, gates_TK)
@@ -108,10 +105,3 @@ def planned_experts(
 @planned_experts.register_fake
 def _(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity):  # type: ignore[no-untyped-def]
     return torch.empty_like(x_TD)
-
-
-def _triton_serves(x_TD: Tensor, *others: Tensor) -> bool:
-    """On a CUDA device without gradients; training and everything else take torch."""
-    if not _TRITON_INSTALLED or not x_TD.is_cuda or x_TD.dtype == torch.float64:
-        return False
-    return not (torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, *others)))

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
 from kernels.cpu import library
 from kernels.selection import choose, normalised_gates, rank_slots
+
+_TRITON_INSTALLED = find_spec("triton") is not None
+
+
+def triton_serves(x_TD: Tensor) -> bool:
+    """Whether the Triton kernels compute this type on this device."""
+    return _TRITON_INSTALLED and x_TD.is_cuda and x_TD.dtype != torch.float64
 
 
 def gate_scores(x_TD: Tensor, gate_DE: Tensor) -> Tensor:
@@ -71,6 +80,10 @@ def route_and_plan(
         raise ValueError(f"k must be in 1..{gate_DE.shape[1]} (the number of experts), not {k}")
     if library.serves(x_TD, gate_DE):
         return library.route(x_TD @ gate_DE, bias_E, prices_E, k, capacity)
+    if triton_serves(x_TD):
+        from kernels.gpu import layer  # triton only where it is used
+
+        return layer.routed(x_TD, gate_DE, bias_E, prices_E, k, capacity)
     scores_TE = gate_scores(x_TD, gate_DE)
     expert_ids_TK = choose(scores_TE, k, bias_E=bias_E, prices_E=prices_E)
     rank_TK, load_E = rank_slots(expert_ids_TK, gate_DE.shape[1])

@@ -122,6 +122,19 @@ def balanced(
     return Balanced(y_TD, prices.prices_E, assignment)
 
 
+def routed(
+    x_TD: Tensor, gate_DE: Tensor, bias_E: Tensor | None, prices_E: Tensor | None, k: int, capacity: int | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`kernels.ops.route_and_plan`: scores, ids, gates, ranks and loads, in two launches and a few casts."""
+    x_TD, gate_DE = x_TD.contiguous(), gate_DE.contiguous()
+    bias_E, prices_E = (None if t is None else t.float().contiguous() for t in (bias_E, prices_E))
+    routes = route(x_TD, gate_DE, k, bias_E=bias_E, prices_E=prices_E, keep_scores=True)
+    assert routes.scores_TE is not None
+    made = _plan_of(routes, x_TD, capacity=capacity, renormalise=capacity is not None)
+    ids_TK = routes.ids_TK.masked_fill(made.slot_TK < 0, -1).long()
+    return routes.scores_TE, ids_TK, made.gates_TK, made.rank_TK.long(), made.load_E.long()
+
+
 def planned(
     x_TD: Tensor,
     expert_ids_TK: Tensor,

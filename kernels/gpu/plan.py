@@ -2,8 +2,9 @@
 
 Grid: one program per block of tokens of `route`. Each sums the counts of all blocks (small: blocks*E integers), so
 that no second pass and no atomics are needed; each writes its share of the tile table.
-Reads ids, gates, rank (T, K) and counts (B, E); writes `slot_TK`, `gates_TK`, `token_S`, `tiles_M3`.
-Bytes: 12*T*K + blocks^2*E*4 (from cache) in, 12*T*K + 12*M out, M = T*K // BM + E tiles at most, known on the host.
+Reads ids, gates, rank (T, K) and counts (B, E); writes `slot_TK`, `gates_TK`, `token_S`, `tiles_M3`, `rank_TK`,
+`load_E`. Bytes: 12*T*K + blocks^2*E*4 (from cache) in, 16*T*K + 12*M out, M = T*K // BM + E tiles at most, known on
+the host.
 Rows of expert e stand together in token order. Beyond an expert's capacity the later tokens lose their slots.
 """
 
@@ -29,6 +30,8 @@ class Plan(NamedTuple):
         gates_TK: gates of the kept slots, float32; 0 where dropped.
         token_S: token of each row, int32; rows past the last kept slot are never written or read.
         tiles_M3: (expert, first row, last row + 1) of each tile of at most `rows` rows, int32; expert -1 = no tile.
+        rank_TK: row of the slot among those of its expert, int32; -1 = not used or dropped.
+        load_E: kept slots per expert, int32.
         rows: rows per tile.
     """
 
@@ -36,14 +39,15 @@ class Plan(NamedTuple):
     gates_TK: Tensor
     token_S: Tensor
     tiles_M3: Tensor
+    rank_TK: Tensor
+    load_E: Tensor
     rows: int
 
 
 @triton.jit
-def _plan(ids, gates, rank, counts, capacity_e, slot, kept_gates, order, tiles, tokens, blocks, capacity, most_tiles,
+def _plan(ids, gates, rank, counts, slot, kept_gates, order, tiles, ranks, loads, tokens, blocks, capacity, most_tiles,
           E: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BK: tl.constexpr, BE: tl.constexpr, BM: tl.constexpr,
-          BW: tl.constexpr, HAS_CAPACITY: tl.constexpr, WHOLE_RANKS: tl.constexpr,
-          RENORMALISE: tl.constexpr):  # fmt: skip
+          BW: tl.constexpr, WHOLE_RANKS: tl.constexpr, RENORMALISE: tl.constexpr):  # fmt: skip
     block, expert = tl.program_id(0), tl.arange(0, BE)
     total, before = tl.zeros([BE], tl.int32), tl.zeros([BE], tl.int32)
     b0 = 0
@@ -56,11 +60,9 @@ def _plan(ids, gates, rank, counts, capacity_e, slot, kept_gates, order, tiles, 
         b0 += 32
     if WHOLE_RANKS:
         before = tl.zeros([BE], tl.int32)
-    limit = tl.zeros([BE], tl.int32) + capacity
-    if HAS_CAPACITY:
-        limit = tl.minimum(limit, tl.load(capacity_e + expert, mask=expert < E, other=0).to(tl.int32))
-    kept = tl.minimum(total, limit)
+    kept = tl.minimum(total, capacity)
     start = tl.cumsum(kept, axis=0) - kept
+    tl.store(loads + expert, kept, mask=(expert < E) & (block == 0))
 
     token, j = block * BT + tl.arange(0, BT), tl.arange(0, BK)
     inside = (token < tokens)[:, None] & (j < K)[None, :]
@@ -69,7 +71,8 @@ def _plan(ids, gates, rank, counts, capacity_e, slot, kept_gates, order, tiles, 
     flat = tl.reshape(tl.maximum(id, 0), [BT * BK])
     row = tl.load(rank + place, mask=inside, other=0).to(tl.int32)
     row += tl.reshape(tl.gather(before, flat, 0), [BT, BK])
-    used = (id >= 0) & (row < tl.reshape(tl.gather(limit, flat, 0), [BT, BK]))
+    used = (id >= 0) & (row < capacity)
+    tl.store(ranks + place, tl.where(used, row, -1), mask=inside)
     row += tl.reshape(tl.gather(start, flat, 0), [BT, BK])
     gate = tl.where(used, tl.load(gates + place, mask=inside, other=0.0).to(tl.float32), 0.0)
     if RENORMALISE:
@@ -93,13 +96,13 @@ def _plan(ids, gates, rank, counts, capacity_e, slot, kept_gates, order, tiles, 
 
 
 def plan(ids_TK: Tensor, gates_TK: Tensor, rank_TK: Tensor, counts_BE: Tensor, rows: int, *, block: int = 128,
-         capacity: int | None = None, capacity_E: Tensor | None = None, whole_ranks: bool = False,
+         capacity: int | None = None, whole_ranks: bool = False,
          renormalise: bool = False) -> Plan:  # fmt: skip
     """Give each slot its row; tiles of `rows` rows.
 
     Args:
         counts_BE: slots per block of `block` tokens and expert; with `whole_ranks` any split of the loads.
-        capacity: slots per expert, `capacity_E`: the same one by one; slots beyond the smaller are dropped.
+        capacity: slots per expert, those beyond it are dropped; None: no limit.
         whole_ranks: `rank_TK` counts from the first token of the batch, not of the block.
         renormalise: let the gates of a token's kept slots sum to 1 again.
     """
@@ -107,14 +110,17 @@ def plan(ids_TK: Tensor, gates_TK: Tensor, rank_TK: Tensor, counts_BE: Tensor, r
     new = ids_TK.new_empty
     most_tiles = tokens * k // rows + experts
     made = Plan(new(tokens, k, dtype=torch.int32), new(tokens, k, dtype=torch.float32),
-                new(tokens * k, dtype=torch.int32), new(most_tiles, 3, dtype=torch.int32), rows)  # fmt: skip
+                new(tokens * k, dtype=torch.int32), new(most_tiles, 3, dtype=torch.int32),
+                new(tokens, k, dtype=torch.int32), new(experts, dtype=torch.int32), rows)  # fmt: skip
     if tokens:
         blocks = triton.cdiv(tokens, block)
         _plan[(blocks,)](
-            ids_TK, gates_TK, rank_TK, counts_BE, capacity_E, made.slot_TK, made.gates_TK, made.token_S, made.tiles_M3,
-            tokens, counts_BE.shape[0], NO_LIMIT if capacity is None else capacity, most_tiles,
+            ids_TK, gates_TK, rank_TK, counts_BE, *made[:6], tokens, counts_BE.shape[0],
+            NO_LIMIT if capacity is None else capacity, most_tiles,
             E=experts, K=k, BT=block, BK=power_of_two(k, 1), BE=power_of_two(experts), BM=rows,
-            BW=power_of_two(triton.cdiv(most_tiles, blocks), 1), HAS_CAPACITY=capacity_E is not None,
-            WHOLE_RANKS=whole_ranks, RENORMALISE=renormalise, num_warps=4,
+            BW=power_of_two(triton.cdiv(most_tiles, blocks), 1), WHOLE_RANKS=whole_ranks,
+            RENORMALISE=renormalise, num_warps=4,
         )  # fmt: skip
+    else:
+        made.load_E.zero_()
     return made

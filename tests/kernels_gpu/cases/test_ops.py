@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from kernels import ops
+from kernels.gpu import layer
 
 
 @pytest.mark.parametrize("capacity", [None, 7])
@@ -46,6 +47,24 @@ def test_types_that_differ_are_refused(problem: Callable) -> None:
     case = problem(4, 16, 16, 3, 2)
     with pytest.raises(ValueError, match=r"w_up torch\.bfloat16"):
         ops.planned_experts(case.x_TD, *case.plan(), case.w_up.bfloat16(), case.w_down, None)
+
+
+@pytest.mark.parametrize("capacity", [None, 0, 11, 100])
+def test_routing_and_planning_agree_with_torch(problem: Callable, device: str, capacity: int | None) -> None:
+    case, bias_E, prices_E = problem(77, 24, 4, 5, 2, skew=0.3), torch.rand(5), torch.rand(5)
+    by_torch = ops.route_and_plan(case.x_TD.cpu().double(), case.gate_DE.cpu().double(), bias_E, prices_E, 2, capacity)
+    by_triton = layer.routed(case.x_TD, case.gate_DE, bias_E.to(device), prices_E.to(device), 2, capacity)
+    for ours, theirs in zip(by_triton, by_torch, strict=True):
+        assert ours.shape == theirs.shape
+        assert torch.allclose(ours.cpu().double(), theirs.double(), rtol=1e-5, atol=1e-6)
+        assert ours.is_floating_point() == theirs.is_floating_point()
+
+
+def test_routing_no_tokens(problem: Callable) -> None:
+    case = problem(0, 8, 4, 3, 2)
+    assert [tuple(t.shape) for t in layer.routed(case.x_TD, case.gate_DE, None, None, 2, 4)] == [
+        *((0, 3), (0, 2), (0, 2), (0, 2), (3,))
+    ]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="chooses by device")

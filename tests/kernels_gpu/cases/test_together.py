@@ -52,7 +52,7 @@ def _fork_programs(self: Any, *args: Any, **kwargs: Any) -> None:
                 os._exit(status)
         running.add(pid)
     scope.restore()
-    until, failed = time.monotonic() + 60, False
+    until, failed = time.monotonic() + 240, False
     while running and not failed and time.monotonic() < until:
         pid, status = os.waitpid(-1, os.WNOHANG)
         running.discard(pid)
