@@ -31,6 +31,8 @@ from recsys.state.users import UserReader
 
 SPARE_DESCRIPTORS = 256  # for Redis, engines and files
 
+FREE_PER_ENGINE = 4  # requests in flight that are always let in
+
 DESCRIPTION = """
 Recommendations by a Mixture of Experts, fed by events that change the very next answer.
 
@@ -64,7 +66,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         engine = EnginePool(
             config.engine.endpoints, in_flight_max=config.api.in_flight_max, retries=measured.engine_retries
         )
-        congestion = Congestion(2 * config.engine.batch_max * len(config.engine.endpoints))
+        congestion = Congestion(FREE_PER_ENGINE * len(config.engine.endpoints))
         producer = EventProducer(redis, keys, group=config.events.group, backlog_max=config.events.backlog_max)
         impressions = ImpressionWriter(
             producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped

@@ -68,14 +68,14 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds that the settings put on each step."""
+    """The bounds of each step: those of the settings, and how many requests a full micro-batch has now."""
 
     factor: float
     factor_min: float
     factor_economise: float
     candidates: int
     candidates_economise: int
-    batch_max: int
+    batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Effort:
 
     Attributes:
         capacity_factor: slots per expert relative to the mean load; below 1 some slots stay unserved.
-        tokens_min: experts are sized for at least this many tokens: in calm for a full micro-batch.
+        tokens_min: experts are sized for at least this many tokens: a full micro-batch. A smaller one finds all the
+            room it wants, because an expert that can serve the full one in time can serve it too.
         candidates: how many retrieval hands to the ranker.
     """
 
@@ -99,8 +100,9 @@ def effort(rung: Rung, limits: Limits) -> Effort:
     candidates = min(limits.candidates, limits.candidates_economise) if rung.fewer_candidates else limits.candidates
     match rung.step:
         case "calm":
-            return Effort("calm", limits.factor, limits.batch_max * limits.candidates, candidates)
+            factor = limits.factor
         case "redirect":
-            return Effort("redirect", min(limits.factor, limits.factor_min), 0, candidates)
+            factor = min(limits.factor, limits.factor_min)
         case "economise":
-            return Effort("economise", limits.factor_economise, 0, candidates)
+            factor = limits.factor_economise
+    return Effort(rung.step, factor, limits.batch * candidates, candidates)

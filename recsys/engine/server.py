@@ -360,7 +360,7 @@ class Engine:
             factor_economise=bounds.capacity_factor_economise,
             candidates=sizes.candidates,
             candidates_economise=sizes.candidates_economise,
-            batch_max=sizes.batch_max,
+            batch=self._pace.batch,
         )
         return [effort(rung, limits) for rung in RUNGS]
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from math import inf
+
 WEIGHT = 0.1  # of a new observation
+STALE = 50  # observations after which a size counts as not seen for a while
 OUTLIER = 4.0  # times the mean: what one pause of the machine may count at most
 
 
 class ServiceTime:
     """Moving mean of (requests, seconds) for sizes 1, 2, 3-4, 5-8, ..., and straight lines between them.
 
-    A line through all sizes would forget what large batches cost while there are only small ones. One writer; readers
-    in other threads see the old table or the new one.
+    A line through all sizes would forget what large batches cost while there are only small ones. But what was not
+    seen for a while is never taken to cost more than smaller steps would that were: else one bad measurement of a size
+    would keep it from ever being tried again. One writer; readers in other threads see the old table or the new one.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._means: dict[int, tuple[float, float]] = {}
+        self._seen: dict[int, int] = {}  # size -> when, counted in observations
+        self._count = 0
         self._seconds = [0.0] * (most + 1)
 
     def observe(self, requests: int, seconds: float) -> None:
@@ -24,6 +30,8 @@ class ServiceTime:
         n, s = self._means.get(size, (float(requests), seconds))
         seconds = min(seconds, OUTLIER * s)
         self._means[size] = n + WEIGHT * (requests - n), s + WEIGHT * (seconds - s)
+        self._count += 1
+        self._seen[size] = self._count
         self._seconds = self._table()
 
     def step_s(self, requests: int) -> float:
@@ -41,7 +49,7 @@ class ServiceTime:
         return max((n for n in range(1, self._most + 1) if table[n] <= within_s), default=1)
 
     def _table(self) -> list[float]:
-        points = [(0.0, 0.0), *(self._means[size] for size in sorted(self._means))]
+        points = [(0.0, 0.0), *(self._point(size) for size in sorted(self._means))]
         table, at = [0.0], 1
         for n in range(1, self._most + 1):
             while at < len(points) - 1 and points[at][0] < n:
@@ -50,3 +58,9 @@ class ServiceTime:
             slope = max(0.0, (s1 - s0) / (n1 - n0))
             table.append(max(table[-1], s0 + slope * (n - n0)))
         return table
+
+    def _point(self, size: int) -> tuple[float, float]:
+        n, s = self._means[size]
+        stale = self._seen[size] + STALE
+        fresh = (self._means[other] for other in self._means if other < size and self._seen[other] > stale)
+        return n, min(s, *(n * s_m / m for m, s_m in fresh), inf)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from recsys.engine.pressure import HIGHEST_UNBOUNDED, RUNGS, Ladder, Limits, effort
 
-LIMITS = Limits(factor=1.5, factor_min=1.0, factor_economise=0.6, candidates=200, candidates_economise=80, batch_max=16)
+LIMITS = Limits(factor=1.5, factor_min=1.0, factor_economise=0.6, candidates=200, candidates_economise=80, batch=16)
 
 
 def steps(ladder: Ladder) -> str:
@@ -58,7 +58,7 @@ def test_economise_is_only_for_policies_that_bound_the_load() -> None:
 def test_each_rung_costs_no_more_than_the_one_below() -> None:
     calm, redirect, slots, candidates = (effort(rung, LIMITS) for rung in RUNGS)
     assert (calm.capacity_factor, calm.tokens_min, calm.candidates) == (1.5, 3200, 200)
-    assert (redirect.capacity_factor, redirect.tokens_min, redirect.candidates) == (1.0, 0, 200)
-    assert (slots.capacity_factor, slots.tokens_min, slots.candidates) == (0.6, 0, 200)
-    assert (candidates.capacity_factor, candidates.tokens_min, candidates.candidates) == (0.6, 0, 80)
+    assert (redirect.capacity_factor, redirect.tokens_min, redirect.candidates) == (1.0, 3200, 200)
+    assert (slots.capacity_factor, slots.tokens_min, slots.candidates) == (0.6, 3200, 200)
+    assert (candidates.capacity_factor, candidates.tokens_min, candidates.candidates) == (0.6, 1280, 80)
     assert [e.step for e in (calm, redirect, slots, candidates)] == ["calm", "redirect", "economise", "economise"]

@@ -42,6 +42,16 @@ def test_one_pause_of_the_machine_counts_little() -> None:
     assert service.step_s(4) < 0.006 * (1 + OUTLIER / 10)
 
 
+def test_a_size_that_seemed_dear_once_is_tried_again() -> None:
+    service = ServiceTime(16)
+    service.observe(16, 1.0)
+    service.observe(2, 1.0)
+    for _ in range(100):
+        service.observe(1, 0.003)
+    assert service.step_s(2) == pytest.approx(0.006)
+    assert service.largest(0.025) == 8
+
+
 def test_a_machine_that_became_slower_is_followed() -> None:
     service = seen(1, 8)
     for _ in range(60):
