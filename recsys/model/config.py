@@ -26,7 +26,8 @@ class ModelConfig:
         ranker_heads: heads of the attention of a candidate over the history.
         ranker_ages: ages that this attention tells apart, in events, with the last one for all older events; 0 = none.
         moe_layers: Mixture-of-Experts blocks of the ranker.
-        experts: E, routed experts per block; one shared expert that always runs comes on top.
+        experts: E, routed experts per block.
+        shared_expert: one more expert that runs on every token.
         expert_hidden: H, hidden width of an expert, the shared one included.
         k: experts per token.
         goals: task heads, the first is the one that retrieval is trained for.
@@ -49,6 +50,7 @@ class ModelConfig:
     ranker_ages: int = 0
     moe_layers: int = 2
     experts: int = 8
+    shared_expert: bool = True
     expert_hidden: int = 64
     k: int = 2
     goals: tuple[str, ...] = GOALS
@@ -71,8 +73,9 @@ class ModelConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < high:
                 raise ValueError(f"{name}: {value!r} is not a number from 0 to below {high}")
-        if type(self.encoder_gated) is not bool:
-            raise ValueError(f"encoder_gated: {self.encoder_gated!r} is neither true nor false")
+        for name in ("encoder_gated", "shared_expert"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"{name}: {getattr(self, name)!r} is neither true nor false")
         if self.k > self.experts:
             raise ValueError(f"k: {self.k} experts per token, but there are only {self.experts} (experts)")
         for name in ("encoder_heads", "ranker_heads"):

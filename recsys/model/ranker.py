@@ -89,9 +89,15 @@ class Experts(nn.Module):
 
 
 class MoEBlock(nn.Module):
-    """x + shared expert + k routed experts, behind one norm."""
+    """x + shared expert (unless the config has none) + k routed experts, behind one norm.
+
+    Attributes:
+        bias_E: added to scores for choosing, learnt in training.
+        share_E: mean gate score of each expert in the last training batch, with its gradient; None before the first.
+    """
 
     bias_E: Tensor
+    share_E: Tensor | None = None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -100,8 +106,10 @@ class MoEBlock(nn.Module):
         self.expert_dropout = config.expert_dropout
         self.norm = nn.LayerNorm(config.width)
         self.gate = nn.Linear(config.width, config.experts, bias=False)
-        self.shared_in = nn.Linear(config.width, 2 * config.expert_hidden, bias=False)
-        self.shared_out = nn.Linear(config.expert_hidden, config.width, bias=False)
+        self.shared = config.shared_expert
+        if self.shared:
+            self.shared_in = nn.Linear(config.width, 2 * config.expert_hidden, bias=False)
+            self.shared_out = nn.Linear(config.expert_hidden, config.width, bias=False)
         self.experts = Experts(config.experts, config.width, config.expert_hidden)
         self.register_buffer("bias_E", torch.zeros(config.experts))
 
@@ -120,6 +128,8 @@ class MoEBlock(nn.Module):
             self.experts.down_EHD.to(normed_TD.dtype),
             capacity=router.static_capacity(x_TD.shape[0], self.k),
         )
+        if not self.shared:
+            return x_TD + routed_TD, plan
         gate_TH, up_TH = self.shared_in(normed_TD).chunk(2, dim=-1)
         return x_TD + self.shared_out(F.silu(gate_TH) * up_TH) + routed_TD, plan
 
@@ -129,6 +139,7 @@ class MoEBlock(nn.Module):
         if not self.training:
             return logits_TE.softmax(-1)
         scores_TE = (logits_TE + self.gate_noise * torch.randn_like(logits_TE)).softmax(-1)
+        self.share_E = scores_TE.mean(0)
         kept_TE = torch.rand_like(scores_TE) >= self.expert_dropout
         return scores_TE * torch.where(kept_TE, 1.0, 1e-6)
 

@@ -13,6 +13,7 @@ from recsys.model.config import ModelConfig
 
 PROTOCOLS = ("leave_one_out", "time", "none")
 PRECISIONS = ("float32", "bfloat16")
+BALANCES = ("bias", "loss", "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,11 @@ class TrainConfig:
         random_negatives: candidates per position drawn by popularity.
         ranking_batch: users per step in the second phase.
         ranking_to_encoder: let the ranking loss change encoder and item table too.
-        balance_rate: step of the bias that balances experts (arXiv 2408.15664).
+        balance: what keeps experts equally busy: a `bias` on the choice, without a gradient (arXiv 2408.15664), an
+            auxiliary `loss` (arXiv 2101.03961), or `none`.
+        balance_rate: step of the bias.
+        balance_weight: of the auxiliary loss.
+        goal_weights: weight of each goal in the ranking loss, in the order of `model.goals`.
         patience: checks without a better validation NDCG until a phase ends.
         check_every: epochs between checks.
         precision: of the softmax over the catalogue.
@@ -77,7 +82,10 @@ class TrainConfig:
     random_negatives: int = 16
     ranking_batch: int = 64
     ranking_to_encoder: bool = False
+    balance: str = "bias"
     balance_rate: float = 1e-2
+    balance_weight: float = 1e-2
+    goal_weights: tuple[float, ...] = (1.0, 1.0)
     patience: int = 5
     check_every: int = 1
     precision: str = "float32"
@@ -89,7 +97,7 @@ class TrainConfig:
         Raises:
             InputError: naming the field, its bound and what was found.
         """
-        for name, choices in (("protocol", PROTOCOLS), ("precision", PRECISIONS)):
+        for name, choices in (("protocol", PROTOCOLS), ("precision", PRECISIONS), ("balance", BALANCES)):
             if getattr(self, name) not in choices:
                 raise InputError(f"{name}: {getattr(self, name)!r} is not one of {', '.join(choices)}", field=name)
         for name, lowest in _LOWEST_INT.items():
@@ -100,12 +108,15 @@ class TrainConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise InputError(f"{name}: {value!r} is not a number from {low} to {high}", field=name)
+        weights = self.goal_weights
+        if len(weights) < len(self.model.goals) or not all(type(w) in (int, float) and 0 <= w < 1e6 for w in weights):
+            raise InputError(f"goal_weights: {weights!r} is not a number >= 0 for each goal", field="goal_weights")
         if self.hard_negatives > self.hard_from:
             raise InputError(f"hard_negatives: {self.hard_negatives} exceeds hard_from ({self.hard_from})")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back to an equal config."""
-        return asdict(self) | {"model": self.model.to_json()}
+        return asdict(self) | {"model": self.model.to_json(), "goal_weights": list(self.goal_weights)}
 
     @staticmethod
     def from_json(values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
@@ -126,6 +137,8 @@ class TrainConfig:
                 changed["model"] = ModelConfig.from_json(base.model.to_json() | dict(changed["model"]))
             except ValueError as error:
                 raise InputError(f"model.{error}", field="model") from error
+        if isinstance(changed.get("goal_weights"), list):
+            changed["goal_weights"] = tuple(changed["goal_weights"])
         return replace(base, **changed)
 
     @staticmethod
@@ -178,6 +191,7 @@ _RANGES = {
     "gradient_norm": (1e-3, 1e6),
     "newest_share": (0.0, 1.0),
     "balance_rate": (0.0, 1.0),
+    "balance_weight": (0.0, 100.0),
 }
 
 PRESETS: dict[str, TrainConfig] = {
@@ -201,12 +215,26 @@ PRESETS: dict[str, TrainConfig] = {
         patience=8,
     ),
     "ml-1m": TrainConfig(
-        model=ModelConfig(items=0, width=128, history=200, expert_hidden=128, dropout=0.3),
-        retrieval_epochs=24,
-        ranking_epochs=3,
+        model=ModelConfig(
+            items=0,
+            width=128,
+            history=200,
+            encoder_layers=3,
+            encoder_heads=1,
+            ranker_ages=64,
+            expert_hidden=128,
+            dropout=0.2,
+            id_dropout=0.0,
+        ),
+        retrieval_epochs=32,
+        ranking_epochs=4,
+        batch=32,
         ranking_batch=32,
+        weight_average=0.998,
+        warm_start_window=0,
         positions=8,
-        check_every=2,
+        patience=8,
+        check_every=4,
         precision="bfloat16",
     ),
 }

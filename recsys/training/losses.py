@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,7 +70,9 @@ def sampled_softmax(
     return (torch.cat([target_T1, negative_TM], 1).logsumexp(1) - target_T1[:, 0]).mean()
 
 
-def ranking_loss(logits_BNG: Tensor, liked_B: Tensor | None, log_draws_BN: Tensor) -> Tensor:
+def ranking_loss(
+    logits_BNG: Tensor, liked_B: Tensor | None, log_draws_BN: Tensor, weights: Sequence[float] = (1.0, 1.0)
+) -> Tensor:
     """Candidate 0 was taken, the others are negatives: listwise on the click goal, and binary for each goal.
 
     Negatives are not drawn evenly, so a logit is compared after subtracting how often its item is drawn. What is left
@@ -81,14 +84,15 @@ def ranking_loss(logits_BNG: Tensor, liked_B: Tensor | None, log_draws_BN: Tenso
         liked_B: 1 where the taken candidate was liked too; None where the data does not say.
         log_draws_BN: log of the expected number of draws of each candidate as a negative; infinity leaves a
             candidate out.
+        weights: of the goals.
     """
     logits_BNG = logits_BNG.float()
     contrast_BN = logits_BNG[..., 0] - log_draws_BN
     listwise_BN = torch.cat([logits_BNG[:, :1, 0], contrast_BN[:, 1:]], 1)
     loss = -listwise_BN.log_softmax(1)[:, 0].mean()
-    loss = loss + _binary(contrast_BN, torch.ones_like(logits_BNG[:, 0, 0]))
+    loss = weights[0] * (loss + _binary(contrast_BN, torch.ones_like(logits_BNG[:, 0, 0])))
     if logits_BNG.shape[-1] > 1 and liked_B is not None:
-        loss = loss + _binary(logits_BNG[..., 1] - log_draws_BN, liked_B)
+        loss = loss + weights[1] * _binary(logits_BNG[..., 1] - log_draws_BN, liked_B)
     return loss
 
 

@@ -83,7 +83,9 @@ class Steps:
             ranked: Ranked = self.model.rank(encoded, candidates_BN, table_ID, self.router, places_BP)
         liked_A = batch.liked_BL.gather(1, places_BP).reshape(B * P)[real_A] if self.has_likes else None
         logits_ANG = ranked.logits_BNG.view(B * P, N, -1)
-        loss = ranking_loss(logits_ANG[real_A], liked_A, log_draws_AN[real_A])
+        loss = ranking_loss(logits_ANG[real_A], liked_A, log_draws_AN[real_A], self.config.goal_weights)
+        if self.config.balance == "loss":
+            loss = loss + self.config.balance_weight * self._imbalance(ranked.plans)
         if joint:
             loss = loss + self._softmax(encoded, batch, table_ID)
         return loss, ranked.plans
@@ -101,10 +103,22 @@ class Steps:
 
     def balance(self, plans: tuple[RoutingPlan, ...]) -> None:
         """Raise the bias of experts below the mean load and lower that of those above (arXiv 2408.15664)."""
+        if self.config.balance != "bias":
+            return
         for block, plan in zip(self.model.ranker.blocks, plans, strict=True):
             assert isinstance(block, MoEBlock)
             load_E = plan.load_E.float()
             block.bias_E += self.config.balance_rate * torch.sign(load_E.mean() - load_E)
+
+    def _imbalance(self, plans: tuple[RoutingPlan, ...]) -> Tensor:
+        """Sum over blocks of E times load share by mean gate score: 1 each when all experts are equally busy."""
+        total = torch.zeros(())
+        for block, plan in zip(self.model.ranker.blocks, plans, strict=True):
+            assert isinstance(block, MoEBlock)
+            assert block.share_E is not None
+            load_E = plan.load_E.float()
+            total = total + len(load_E) * (load_E / load_E.sum().clamp(min=1) * block.share_E).sum()
+        return total
 
     def _softmax(self, encoded: Encoded, batch: TrainingBatch, table_ID: Tensor) -> Tensor:
         wanted_BL = batch.targets_BL != 0

@@ -155,6 +155,8 @@ def test_training_leaves_the_callers_random_state_alone(ring: Path, tiny: TrainC
         {"ranking_to_encoder": True},
         {"precision": "bfloat16"},
         {"batch": 1_000, "ranking_batch": 1_000},
+        {"balance": "loss", "model": {"shared_expert": False}},
+        {"balance": "none", "goal_weights": [0, 1]},
         {"weight_average": 0.9, "model": {"ranker_ages": 8}},
     ],
     ids=lambda changes: next(iter(changes)) + "=" + str(next(iter(changes.values()))),
