@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from recsys.bench.fault_commands import health, soak
 from recsys.bench.machine import machine
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from recsys.stack.local import LocalStack
 
 bench = typer.Typer(no_args_is_help=True, help=__doc__)
+
+bench.command()(health)
+bench.command()(soak)
 
 Out = Annotated[Path | None, typer.Option(help="csv file to add the rows to, with the machine and the versions")]
 

@@ -101,6 +101,11 @@ class Processes:
         """Whether the child of that name runs."""
         return any(c.name == name and c.running is not None and c.running.poll() is None for c in self._children)
 
+    def pid(self, name: str) -> int | None:
+        """Process id of the child of that name, None while it does not run."""
+        found = (c.running for c in self._children if c.name == name)
+        return next((running.pid for running in found if running is not None and running.poll() is None), None)
+
     def log_tail(self, name: str, lines: int = 20) -> str:
         """The last lines a child wrote."""
         path = self._logs / f"{name}.log"
