@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kernels.cpu import library
+
 try:  # numpy comes with the `engine` extra; torch alone is enough to be right
     import numpy as np
 except ModuleNotFoundError:  # pragma: no cover
@@ -64,6 +66,8 @@ def choose(
 
 @torch.library.custom_op("moe::rank_slots", mutates_args=())
 def _rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    if library.serves_plans(expert_ids_TK):
+        return library.rank_slots(expert_ids_TK, experts)
     keys_N = expert_ids_TK.reshape(-1) + 1  # bucket 0 holds the unused slots
     slots = keys_N.numel()
     if np is not None and keys_N.device.type == "cpu":

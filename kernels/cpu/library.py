@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = ("route.cpp", "slots.cpp", "experts.cpp", "combine.cpp", "peak.cpp")
+SOURCES = ("route.cpp", "rank.cpp", "slots.cpp", "experts.cpp", "combine.cpp", "peak.cpp")
 FLAGS = ("-std=c++20", "-O3", "-fPIC", "-fopenmp", "-Wall")
 TARGET = ("-mavx2", "-mfma", "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512bf16")
 NEEDED = ("avx512_f", "avx512_bw", "avx512_vl", "avx512_dq", "avx512_bf16")
@@ -60,6 +60,15 @@ def route(
         *(tokens, experts, k, -1 if capacity is None else capacity),
     )
     return scores_TE, ids_TK, gates_TK, rank_TK, load_E
+
+
+def rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
+    """Launcher of `rank.cpp`: ranks (T, K) and loads (E), as `kernels.selection.rank_slots` has them."""
+    expert_ids_TK = expert_ids_TK.contiguous()
+    rank_TK, load_E = torch.empty_like(expert_ids_TK), expert_ids_TK.new_empty(experts)
+    pointers = (t.data_ptr() for t in (expert_ids_TK, rank_TK, load_E))
+    _function("rank_slots")(*pointers, expert_ids_TK.numel(), experts)
+    return rank_TK, load_E
 
 
 def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, load_E: Tensor, capacity: int | None) -> Tensor:
@@ -185,6 +194,7 @@ def _library() -> ctypes.CDLL | None:
 def _function(name: str) -> ctypes._NamedFuncPointer:
     pointers, numbers, threads = {
         "route": (8, 4, 0),
+        "rank": (3, 2, 0),
         "slot": (4, 3, 0),
         "experts": (6, 6, 1),
         "combine": (4, 4, 1),

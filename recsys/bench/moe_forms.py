@@ -63,7 +63,7 @@ def forms(w: Weights, *, with_compile: bool) -> tuple[dict[str, Form], dict[str,
         if make is sorted_grouped and w.up_ED2H.dtype == torch.float32:
             missing[name] = "traces bfloat16 alone"
         else:
-            made[name] = _behind_top_k(w, torch.compile(make(w), dynamic=False))
+            made[name] = _behind_top_k(w, torch.compile(make(w)))
     if w.up_ED2H.dtype != torch.float32:
         missing[ONNX] = "its CPU kernel takes float32 alone"
     elif not (find_spec("onnxruntime") and find_spec("onnx")):
@@ -101,7 +101,8 @@ def dropless(w: Weights) -> Form:
         return moe_experts(x_TD, ids_TK, gates_TK, rank_TK, load_E, w.up_ED2H, w.down_EHD, capacity=None)
 
     def routing(x_TD: Tensor) -> tuple[Tensor, Tensor]:  # in bfloat16 logits are often equal, and others choose others
-        return route_and_plan(x_TD, w.gate_DE, None, None, w.k, None)[1:3]
+        _, ids_TK, gates_TK, *_ = route_and_plan(x_TD, w.gate_DE, None, None, w.k, None)
+        return ids_TK, gates_TK
 
     return Form(run, routing)
 

@@ -102,6 +102,8 @@ def _measure(case: Case, dtype: str, ceilings: Ceilings, seconds: float) -> None
         x_TD, label = batches[stream][0], f"{name}, {case.name}, {dtype}, {stream}"
         y_TD = form.run(x_TD)
         check_layer(y_TD, x_TD, *form.routing(x_TD), weights.up_ED2H, weights.down_EHD, label, name in OURS)
+        for x_TD in batches[stream]:  # compilers and workspaces see every batch once before the clock runs
+            form.run(x_TD)
     times: dict[tuple[str, str], list[float]] = {key: [] for key in made}
     end, turn = time.perf_counter() + seconds * len(made), 0
     while turn < LEAST_ROUNDS or (time.perf_counter() < end and turn < MOST_ROUNDS):
