@@ -65,6 +65,23 @@ def burst(
     tell_story(options, Console())
 
 
+@app.command()
+def tune(
+    model: Annotated[Path, typer.Argument(help="Model folder")] = Path("var/demo/model"),
+    seconds: Annotated[float, typer.Option(min=0.01, max=60, help="Time per layout and size of micro-batch")] = 1.0,
+    out: Annotated[Path, typer.Option(help="File of settings to write")] = Path("tune.env"),
+) -> None:
+    """Measure engines x threads x micro-batch on this machine with a model, and write the settings that fit."""
+    from recsys.engine import tune as tuning
+
+    config, cores = _settings().engine, len(os.sched_getaffinity(0))
+    tried = tuning.measure(model, tuning.layouts(cores), config, seconds=seconds)
+    chosen = tuning.best(tried, wait_max_ms=config.wait_max_ms)
+    tuning.show(tried, chosen, Console())
+    out.write_text(tuning.as_env(chosen, cores=cores, model=model.resolve()), encoding="utf-8")
+    print(f"Written to {out}; engines to start: {chosen.layout.engines}")
+
+
 @serve.command()
 def api() -> None:
     """The REST process."""
@@ -87,6 +104,14 @@ def worker() -> None:
     from recsys.events.worker import run_worker
 
     run_worker(_settings())
+
+
+@serve.command()
+def learner() -> None:
+    """The process that learns from the stream, and publishes what it learned as versions of the model."""
+    from recsys.online.learner import run_learner
+
+    run_learner(_settings())
 
 
 @app.command("import")

@@ -158,6 +158,7 @@ class Service:
             "RECSYS_API__ADMIN_KEY": "test-key",
             "RECSYS_ENGINE__ENDPOINT": ",".join(self.engines.values()),
             "RECSYS_ENGINE__MODEL_DIR": str(model),
+            "RECSYS_ENGINE__WAIT_MAX_MS": "5000",  # what is refused under load has its own tests
             "OMP_NUM_THREADS": "1",
             **environment,
         }
