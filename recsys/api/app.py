@@ -20,6 +20,7 @@ from recsys.api.load_stream import LoadStream
 from recsys.api.rate_limit import RateLimit, TokenBuckets
 from recsys.api.recent import RecentQueries
 from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, traffic, users
+from recsys.api.tastes import Tastes
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
 from recsys.state.client import async_client
@@ -72,6 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped
         )
         item_cache = ItemCache(redis, keys)
+        users = UserReader(redis, keys)
         popular = PopularItems(redis, keys, config.state)
         fallback = Fallback(
             popular,
@@ -96,7 +98,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             producer=producer,
             impressions=impressions,
             items=item_cache,
-            users=UserReader(redis, keys),
+            users=users,
+            tastes=Tastes(users),
             popular=popular,
             telemetry=telemetry,
             load_stream=load_stream,

@@ -18,6 +18,7 @@ from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
 from recsys.api.metrics import ApiMetrics
 from recsys.api.recent import RecentQueries
+from recsys.api.tastes import Tastes
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
 from recsys.state.keys import Keys
@@ -39,6 +40,7 @@ class Resources:
     impressions: ImpressionWriter
     items: ItemCache
     users: UserReader
+    tastes: Tastes
     popular: PopularItems
     telemetry: TelemetryReader
     load_stream: LoadStream

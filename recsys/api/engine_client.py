@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 PING_EVERY_S = 0.25
 SILENT_AFTER_S = 2.0
+_READABLE = int(zmq.POLLIN)
 _AT_ONCE = 256  # messages read before the event loop goes on with other work
 
 
@@ -140,10 +141,9 @@ class EngineClient:
         if self._socket.closed:
             return
         for _ in range(_AT_ONCE):
-            try:
-                message = decode_from_engine(self._socket.recv(zmq.DONTWAIT))
-            except zmq.Again:
+            if not int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
                 return
+            message = decode_from_engine(self._socket.recv())
             self._heard_s = time.monotonic()
             if isinstance(message, Pong):
                 self._pong = message
@@ -152,7 +152,7 @@ class EngineClient:
         self._listen_soon()
 
     def _watch(self) -> None:
-        while int(self._monitor.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
+        while int(self._monitor.getsockopt(zmq.EVENTS)) & _READABLE:
             event = recv_monitor_message(self._monitor, zmq.DONTWAIT)
             if event["event"] == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 self._connected, self._heard_s = True, time.monotonic()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections.abc import Sequence
@@ -163,13 +162,8 @@ async def user_state(query: Query, res: Resources, budget_s: float) -> Known:
     known = Known()
     if query.user_id is not None:
         try:
-            async with asyncio.timeout(budget_s / 2):
-                user = await res.users.get_user(query.user_id)
-            known = Known(
-                tuple(entry.item_id for entry in user.history),
-                tuple(entry.kind for entry in user.history),
-                user.hidden,
-            )
+            taste = await res.tastes.get(query.user_id, within_s=budget_s / 2)
+            known = Known(taste.history, taste.kinds, taste.hidden)
         except (RedisError, TimeoutError):
             known = Known(failed=query.history is None)
     if query.history is not None:

@@ -164,6 +164,42 @@ def burst(
 
 
 @bench.command()
+def serve(
+    peers_venv: Annotated[
+        list[Path] | None,
+        typer.Option(help="Virtual environment with peers in it (docs/serving.md says how to make one); repeatable"),
+    ] = None,
+    only: Annotated[str, typer.Option(help="Names of servers, with commas; default all that are installed")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each server; figures are medians")] = 3,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each load")] = 2.0,
+    server_cores: Annotated[str, typer.Option(help="Where the servers run")] = "0,1",
+    client_cores: Annotated[str, typer.Option(help="Where the load runs")] = "2,3",
+    out: Annotated[Path, typer.Option(help="csv file to write; the real ranker's goes beside it")] = Path(
+        "docs/benchmarks/serve.csv"
+    ),
+    image: Annotated[Path, typer.Option(help="Picture to write")] = Path("docs/images/serve.png"),
+) -> None:
+    """The same ranker behind the service and behind its peers, under the same load; about eight minutes."""
+    from recsys.bench.serving.bench import ServeOptions, run_serve
+    from recsys.bench.serving.plot import plot_serve
+
+    options = ServeOptions(
+        peers=tuple(peers_venv or ()),
+        rounds=rounds,
+        seconds=seconds,
+        only=tuple(filter(None, (name.strip() for name in only.split(",")))),
+        server_cores=tuple(map(int, server_cores.split(","))),
+        client_cores=tuple(map(int, client_cores.split(","))),
+    )
+    small, real = run_serve(options, Console(stderr=True))
+    for rows, path in ((small, out), (real, out.with_stem(f"{out.stem}_real"))):
+        if rows:
+            report("serve", rows, None)
+            add_to_csv(rows, path, replace=True)
+    plot_serve(small, image)
+
+
+@bench.command()
 def film(
     out: Annotated[Path, typer.Argument(help="GIF file to write")] = Path("docs/images/board_burst.gif"),
     folder: Annotated[Path, typer.Option(help="World and model of the demo; made if absent")] = Path("var/demo"),

@@ -244,8 +244,8 @@ class Engine:
         for _ in range(64):
             if not router.poll(0):
                 return
-            peer, frame = router.recv_multipart()
-            reply = self._admit(peer, frame)
+            peer, *frames = router.recv_multipart()
+            reply = self._admit(peer, frames[-1] if frames else b"")
             if reply is not None:
                 router.send_multipart([reply[0], encode(reply[1])])
 

@@ -1,0 +1,150 @@
+"""The servers of the bench: what each is started with, what it is asked, and when it is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from recsys.bench.serving.questions import ITEMS, REAL_ITEMS
+
+WORKERS = 2
+PEERS = "recsys.bench.serving.peers"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One way to serve the ranker.
+
+    Attributes:
+        name: as shown.
+        commands: command line of each process by name; `{port}` and `{python}` are filled in.
+        config: what was chosen, in words, for the table.
+        env: of all processes.
+        wire: format of the questions.
+        path: of the call.
+        package: that must be installed where `{python}` comes from; "" for what this project needs anyway.
+        redis: whether it needs one, filled with the catalogue and users.
+        items: of that catalogue.
+        pause: whether it may be stopped between its turns.
+    """
+
+    name: str
+    commands: Mapping[str, Sequence[str]]
+    config: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    wire: str = "plain"
+    path: str = "/recommend"
+    package: str = ""
+    redis: bool = False
+    items: int = ITEMS
+    pause: bool = True
+
+
+def uvicorn(app: str) -> dict[str, Sequence[str]]:
+    """Two worker processes of an ASGI app."""
+    options = "--host 127.0.0.1 --loop uvloop --http httptools --no-access-log --log-level warning --backlog 4096"
+    command = ["{python}", "-m", "uvicorn", f"{PEERS}.{app}:app", "--factory", "--port", "{port}", "--workers", "2"]
+    return {"server": [*command, *options.split()]}
+
+
+def module(name: str, *options: str) -> dict[str, Sequence[str]]:
+    """A server that starts itself."""
+    return {"server": ["{python}", "-m", f"{PEERS}.{name}", *options]}
+
+
+def ours(name: str, config: str, *, wire: str = "by_history", app: str = "plain", **env: str) -> Server:
+    """The service: one API process and two engines."""
+    engines = {f"engine-{n}": ["{python}", "-m", "recsys.bench.serving.small_engine"] for n in range(1, WORKERS + 1)}
+    api = {"api": ["{python}", "-m", "recsys.cli", "serve", "api"]}
+    return Server(
+        name,
+        {**engines, **api},
+        config,
+        env={
+            "RECSYS_API__IMPRESSIONS": "false",
+            "RECSYS_API__WORKERS": "1",
+            "RECSYS_ENGINE__WAIT_MAX_MS": "1000",
+            "RECSYS_API__DEADLINE_MS": "5000",
+            "BENCH_APP": app,
+            **env,
+        },
+        wire=wire,
+        path="/v1/recommendations",
+        redis=True,
+    )
+
+
+OURS_REAL = Server(
+    "ours real",
+    {
+        **{f"engine-{n}": ["{python}", "-m", "recsys.cli", "serve", "engine"] for n in range(1, WORKERS + 1)},
+        "api": ["{python}", "-m", "recsys.cli", "serve", "api"],
+    },
+    "1 API process, 2 engines of 1 thread, batches of 16, 200 candidates",
+    env={"RECSYS_API__IMPRESSIONS": "false", "RECSYS_ENGINE__WAIT_MAX_MS": "1000", "RECSYS_API__DEADLINE_MS": "5000"},
+    wire="history_only",
+    path="/v1/recommendations",
+    redis=True,
+    items=REAL_ITEMS,
+)
+
+BATCHED = "batches of 64, wait 2 ms"
+
+SERVERS = (
+    Server("echo", uvicorn("asgi"), "uvicorn, 2 workers; same bytes, no model", {"BENCH_APP": "echo"}),
+    Server("raw ASGI", uvicorn("asgi"), "uvicorn, 2 workers; ranks in the loop what arrived", {"BENCH_APP": "drain"}),
+    Server("raw ASGI split", uvicorn("asgi"), "the same, first layer as tables", {"BENCH_APP": "split"}),
+    Server("FastAPI", uvicorn("fastapi_app"), "uvicorn, 2 workers; async route, per request", {"BENCH_APP": "one"}),
+    Server(
+        "FastAPI batched", uvicorn("fastapi_app"), f"uvicorn, 2 workers; thread, {BATCHED}", {"BENCH_APP": "batched"}
+    ),
+    Server(
+        "LitServe",
+        module("litserve_app"),
+        f"2 workers, 2 API servers, fast queue, {BATCHED}",
+        package="litserve",
+    ),
+    Server(
+        "BentoML",
+        {
+            "server": [
+                "{python}",
+                "-m",
+                "bentoml",
+                "serve",
+                f"{PEERS}.bentoml_app:Rank",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                "{port}",
+            ]
+        },
+        "2 workers, adaptive batches of 64, at most 1 s; no metrics, no access log",
+        {"BENTOML_DO_NOT_TRACK": "true"},
+        wire="listed",
+        package="bentoml",
+    ),
+    Server(
+        "Ray Serve",
+        module("ray_app"),
+        f"2 replicas, HAProxy and throughput flags, {BATCHED}",
+        {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        },
+        package="ray",
+    ),
+    Server(
+        "mosec",
+        module(
+            "mosec_app", "--port", "{port}", "--address", "127.0.0.1", "--log-level", "warning", "--timeout", "30000"
+        ),
+        f"2 workers, {BATCHED}",
+        path="/inference",
+        package="mosec",
+    ),
+    ours("ours", "1 API process, 2 engines; the history in the request"),
+    ours("ours with state", "the same; the history from Redis", wire="by_user"),
+    ours("ours split", "1 API process, 2 engines; first layer as tables", app="split"),
+)
