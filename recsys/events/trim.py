@@ -28,16 +28,17 @@ class Trimmer:
     `retain` more entries were acknowledged after a mark, everything before that mark may go.
     """
 
-    def __init__(self, client: redis.Redis, keys: Keys, *, retain: int) -> None:
+    def __init__(self, client: redis.Redis, keys: Keys, *, retain: int, group: str, reader_lag_max: int) -> None:
         self._script = client.register_script(resources.files("recsys.events").joinpath("trim.lua").read_text())
         self._keys = [keys.events, keys.stats]
         self._retain = retain
+        self._groups = [group, reader_lag_max]
         self._marks: deque[_Mark] = deque()
         self._behind = "0-0"
 
     def trim(self) -> int:
         """Cut what may be cut and return how many entries went."""
-        needed, trimmed, acknowledged = self._script(keys=self._keys, args=[self._behind, _CUT_MAX])
+        needed, trimmed, acknowledged = self._script(keys=self._keys, args=[self._behind, _CUT_MAX, *self._groups])
         now = _Mark(int(acknowledged), needed.decode())
         if self._marks and now.acknowledged < self._marks[-1].acknowledged:  # Redis lost its data
             self._marks.clear()

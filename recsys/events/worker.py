@@ -69,7 +69,13 @@ class Worker:
         self._reads = reader(settings.redis, block_ms=settings.events.block_ms)
         self._writes = writer(settings.redis)
         self._applier = Applier(self._writes, self._keys, settings.events, settings.state)
-        self._trimmer = Trimmer(self._writes, self._keys, retain=settings.events.retain_entries)
+        self._trimmer = Trimmer(
+            self._writes,
+            self._keys,
+            retain=settings.events.retain_entries,
+            group=settings.events.group,
+            reader_lag_max=settings.events.reader_lag_max,
+        )
         self._eraser = Eraser(self._writes, self._keys, group=settings.events.group)
         self._remove_gone = self._writes.register_script(
             resources.files("recsys.events").joinpath("consumers.lua").read_text()

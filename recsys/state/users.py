@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
+import redis
 import redis.asyncio
 
 from recsys.state.keys import Keys
@@ -85,6 +86,14 @@ class UserReader:
             counts={kind: int(n) for kind, n in counts.items()},
             attributes=msgspec.json.decode(profile)["attributes"] if profile else {},
         )
+
+
+def read_histories(client: redis.Redis, keys: Keys, user_ids: Sequence[str]) -> list[tuple[Remembered, ...]]:
+    """Histories of some users, newest last, in one round trip; for programs without an event loop."""
+    pipe = client.pipeline(transaction=False)
+    for user_id in user_ids:
+        pipe.zrange(keys.history(user_id), 0, -1)
+    return [tuple(_remembered(member.decode()) for member in members) for members in pipe.execute()]
 
 
 def _taste(history: list[str], hidden: list[str]) -> Taste:

@@ -21,6 +21,10 @@ def hit_rate(ranks: Tensor, k: int = 10) -> float:
 
 def ndcg(ranks: Tensor, k: int | None = 10) -> float:
     """Mean of 1 / log2(1 + rank), 0 beyond rank k: NDCG@k where one item is relevant. None: no cut."""
-    gain = 1.0 / torch.log2(1.0 + ranks.double())
-    gain = gain if k is None else torch.where(ranks <= k, gain, 0.0)
+    gain = gains(ranks) if k is None else torch.where(ranks <= k, gains(ranks), 0.0)
     return float(gain.mean()) if ranks.numel() else 0.0
+
+
+def gains(ranks: Tensor) -> Tensor:
+    """1 / log2(1 + rank) of each case."""
+    return 1.0 / torch.log2(1.0 + ranks.double())

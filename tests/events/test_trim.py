@@ -54,8 +54,8 @@ def test_a_second_group_that_does_not_read_stops_the_cut(make_stream: Callable[.
 
 def test_a_group_that_appears_between_mark_and_cut_loses_nothing(make_stream: Callable[..., Any]) -> None:
     stream = make_stream(events={"retain_entries": 100})
-    trimmer = Trimmer(writer(stream.settings.redis), stream.keys, retain=100)
     group = stream.settings.events.group
+    trimmer = Trimmer(writer(stream.settings.redis), stream.keys, retain=100, group=group, reader_lag_max=200_000)
     stream.redis.xgroup_create(stream.keys.events, group, id="0", mkstream=True)
 
     def apply_and_trim() -> int:
@@ -70,3 +70,15 @@ def test_a_group_that_appears_between_mark_and_cut_loses_nothing(make_stream: Ca
     assert [apply_and_trim() for _ in range(3)] == [0, 0, 0], "it has read nothing, so nothing more may go"
     stream.redis.xgroup_destroy(stream.keys.events, "newcomer")
     assert sum(apply_and_trim() for _ in range(3)) > 0
+
+
+def test_a_reader_that_died_does_not_hold_the_stream_for_ever(make_stream: Callable[..., Any]) -> None:
+    stream = make_stream(events={"retain_entries": 100, "reader_lag_max": 500})
+    stream.redis.xgroup_create(stream.keys.events, "gone", id="0", mkstream=True)
+    stream.start_worker()
+    written = fill(stream, 300)
+    stream.settle()
+    fill(stream, 10)
+    stream.settle()
+    assert first_id(stream) == written[0], "it is not far behind yet"
+    stream.eventually(lambda: first_id(stream) > written[0] or not fill(stream, 50), what="now it is")

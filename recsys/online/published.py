@@ -1,0 +1,81 @@
+"""Versions that the learner made: folders beside the model it started from, and what engines are asked to serve."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from pathlib import Path
+from typing import cast
+
+import redis
+
+from recsys.config import Settings
+from recsys.engine.served import folder_of
+from recsys.model.recommender import Recommender
+from recsys.state.keys import Keys
+
+MARK = "-online-"  # stands in the version and in the folder's name: only such folders are ever removed
+
+# Only if nobody asked for another version meanwhile.
+_ASK = """
+local wanted = redis.call('HGET', KEYS[1], 'wanted') or ''
+if wanted ~= '' and wanted ~= ARGV[1] then return 0 end
+redis.call('HSET', KEYS[1], 'activation', ARGV[2], 'wanted', ARGV[3], 'previous', ARGV[1])
+return 1
+"""
+
+
+class Published:
+    """Publishes and follows versions.
+
+    Args:
+        client: replies are bytes.
+    """
+
+    def __init__(self, settings: Settings, client: redis.Redis, keys: Keys) -> None:
+        self._settings = settings
+        self._client = client
+        self._keys = keys
+        self._ask = client.register_script(_ASK)
+
+    def wanted(self) -> str:
+        """The version that engines should serve; "" if nobody asked for one since Redis was empty."""
+        return (cast("bytes | None", self._client.hget(self._keys.models, "wanted")) or b"").decode()
+
+    def load(self, version: str) -> Recommender:
+        """A version, or what engines begin with for "".
+
+        Raises:
+            ModelFolderError: there is no such version, or it is broken.
+        """
+        if not version:
+            return Recommender.from_pretrained(self._settings.engine.model_dir)
+        return Recommender.from_pretrained(folder_of(version, self._settings))
+
+    def next_version(self, version: str) -> str:
+        """A name that no version has had, not even one that was rolled back."""
+        base = version.partition(MARK)[0]
+        numbers = [int(path.name.partition(MARK)[2] or 0) for path in self._made()]
+        return f"{base}{MARK}{max(numbers, default=0) + 1:06d}"
+
+    def publish(self, model: Recommender, before: str) -> bool:
+        """Write the folder, ask engines to serve it, and remove old ones; `before` is what a rollback brings.
+
+        False if another version was activated meanwhile, which then stays.
+        """
+        model.save_pretrained(self._folder() / model.version)
+        asked = bool(self._ask(keys=[self._keys.models], args=[before, uuid.uuid4().hex, model.version]))
+        self._remove_old(keep={model.version, before})
+        return asked
+
+    def _remove_old(self, keep: set[str]) -> None:
+        for folder in self._made()[: -self._settings.online.versions_kept]:
+            if folder.name not in keep:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _made(self) -> list[Path]:
+        """Folders of learned versions, oldest first."""
+        return sorted(self._folder().glob(f"*{MARK}[0-9]*"), key=lambda path: path.name.partition(MARK)[2])
+
+    def _folder(self) -> Path:
+        return self._settings.engine.models_dir or self._settings.engine.model_dir.parent

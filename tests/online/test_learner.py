@@ -1,0 +1,112 @@
+"""The learner among the real processes: a new item is recommended soon, and a killed learner loses nothing."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from recsys.config import EngineSettings, OnlineSettings
+from recsys.events.backlog import read_backlog
+from recsys.online.learner import Learner
+
+
+@pytest.mark.e2e
+def test_a_new_item_is_recommended_after_its_first_events(
+    tmp_path: Path, start_service: Any, tiny_model: Path, eventually: Callable[..., None]
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "models" / "tiny")
+    quick = {
+        "RECSYS_ENGINE__MODELS_DIR": str(tmp_path / "models"),
+        "RECSYS_ONLINE__PUBLISH_EVERY_S": "0.5",
+        "RECSYS_ONLINE__GUARD_EVENTS_MIN": "5",
+        "RECSYS_ONLINE__LEARNING_RATE": "0.3",
+    }
+    with start_service(tmp_path, **quick) as service, httpx.Client(base_url=service.base, timeout=30) as http:
+        service.start("learner")
+        log = tmp_path / "learner.log"
+        eventually(lambda: "learner_started" in log.read_text(), within_s=60, what="learner started")
+        http.post(
+            "/v1/events", json={"events": [{"type": "item", "item_id": "new", "title": "New"}]}
+        ).raise_for_status()
+
+        def shown() -> bool:
+            body = {"history": ["i1", "i2", "i3"], "k": 10}
+            return "new" in [one["item_id"] for one in http.post("/v1/recommendations", json=body).json()["items"]]
+
+        assert not shown(), "what nobody took and has no content is not among the best"
+        users = iter(range(100_000))
+
+        def taken_until_shown() -> bool:
+            for user in (f"n{next(users)}" for _ in range(5)):
+                kinds = [("i1", 3), ("i2", 2), ("i3", 1), ("new", 0)]
+                now = time.time_ns() // 1_000_000
+                events = [
+                    {"type": "interaction", "user_id": user, "item_id": i, "kind": "view", "ts": now - 1_000 * ago}
+                    for i, ago in kinds
+                ]
+                http.post("/v1/events", json={"events": events}).raise_for_status()
+            return shown()
+
+        eventually(taken_until_shown, within_s=90, what="the new item recommended")
+        served = http.get("/v1/models").json()
+        assert "-online-" in served["models"][0]["model_version"]
+        rolled = http.post("/v1/models/rollback", headers=service.admin)
+        assert rolled.status_code == 200, rolled.text
+
+
+@contextmanager
+def running(learner: Learner) -> Iterator[Learner]:
+    stop = threading.Event()
+    thread = threading.Thread(target=learner.run, args=(stop,))
+    thread.start()
+    try:
+        yield learner
+    finally:
+        stop.set()
+        thread.join()
+
+
+def count(counter: Any) -> int:
+    return int(next(sample.value for metric in counter.collect() for sample in metric.samples))
+
+
+def test_what_a_stopped_learner_had_not_published_is_learned_again(
+    make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    stream = make_stream()
+    settings = stream.settings.model_copy(
+        update={
+            "engine": EngineSettings(model_dir=tmp_path / "tiny"),
+            "online": OnlineSettings(publish_every_s=0.2, guard_events_min=30),
+        }
+    )
+    stream.start_worker()
+    for n in range(1, 10):
+        stream.add(type="item", item_id=f"i{n}", title="t")
+    stream.settle()
+
+    def waiting() -> int:
+        return int(read_backlog(stream.redis, stream.keys, settings.online.group))
+
+    with running(Learner(settings)) as first:
+        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+        for n in range(20):
+            stream.interact(f"u{n}", f"i{n % 9 + 1}")
+        stream.eventually(lambda: count(first.metrics.events) == 20, what="20 events learned")
+    assert waiting() == 20, "too few to publish, so none is acknowledged"
+    with running(Learner(settings)) as second:
+        stream.eventually(lambda: count(second.metrics.events) == 20, what="the same 20 learned again")
+        for n in range(20, 40):
+            stream.interact(f"u{n}", f"i{n % 9 + 1}")
+        decided = lambda: count(second.metrics.published) + count(second.metrics.rolled_back)  # noqa: E731
+        stream.eventually(decided, what="published or rolled back")
+        stream.eventually(lambda: waiting() <= 10, what="what led to it is acknowledged")

@@ -1,0 +1,57 @@
+"""Names, folders and the wanted version of what was learned."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import redis
+
+from recsys.config import EngineSettings, OnlineSettings, RedisSettings, Settings
+from recsys.errors import ModelFolderError
+from recsys.model.recommender import Recommender
+from recsys.online.published import Published
+from recsys.state.keys import Keys
+
+
+@pytest.fixture
+def published(redis_url: str, tmp_path: Path, tiny_model: Path) -> Published:
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    settings = Settings(
+        redis=RedisSettings(url=redis_url),
+        engine=EngineSettings(model_dir=tmp_path / "tiny"),
+        online=OnlineSettings(versions_kept=2),
+    )
+    return Published(settings, redis.Redis.from_url(redis_url), Keys())
+
+
+def learned(published: Published, before: str) -> Recommender:
+    model = published.load("")
+    model.version = published.next_version(before)
+    return model
+
+
+def test_a_version_is_published_loaded_and_named_anew(published: Published) -> None:
+    first = learned(published, "tiny")
+    assert published.publish(first, before="tiny")
+    assert published.wanted() == first.version == "tiny-online-000001"
+    assert published.load(first.version).version == first.version
+    assert published.next_version("tiny") == "tiny-online-000002", "also after a roll-back to the first model"
+    with pytest.raises(ModelFolderError, match="no model folder of version 'x'"):
+        published.load("x")
+
+
+def test_what_somebody_activated_meanwhile_stays(published: Published, redis_url: str) -> None:
+    redis.Redis.from_url(redis_url).hset(Keys().models, "wanted", "another")
+    assert not published.publish(learned(published, "tiny"), before="tiny")
+    assert published.wanted() == "another"
+
+
+def test_old_versions_go_but_never_the_one_a_rollback_brings(published: Published, tmp_path: Path) -> None:
+    version = "tiny"
+    for _ in range(4):
+        model = learned(published, version)
+        published.publish(model, before=version)
+        version = model.version
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "tiny-online-000003", "tiny-online-000004"]
