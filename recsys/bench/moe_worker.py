@@ -116,7 +116,7 @@ def _measure(case: Case, dtype: str, ceilings: Ceilings, seconds: float) -> None
     for (stream, name), taken in times.items():
         rivals = [times[stream, rival] for rival in TORCH_FORMS if (stream, rival) in times]
         best = min(rivals, key=median)
-        tenths = quantiles(taken, n=10)
+        tenths = quantiles(taken, n=10, method="inclusive")
         _tell(
             row={
                 **case.facts(),
