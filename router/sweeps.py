@@ -32,10 +32,10 @@ from kernels.ops import kth_largest_of_rows, split_rows
 SWEEPS = 6  # over all tokens
 SAMPLE_TOKENS = 1024
 SAMPLE_SWEEPS = 4
-ALONE = 3  # steps of the first kind at most,
+ALONE = 2  # steps of the first kind at most,
 FAR_SHARE = 0.1  # while more than this share of the slots is over capacity
 ALONE_STEPS = (1.2, 1.8)  # relative step up and down: too high a price leaves room idle, so down is faster
-LEAST_SHARE = 0.05  # of an expert's slots: tokens that a slope is counted from at least
+LEAST_SHARE = 0.2  # of an expert's slots: tokens that a slope is counted from at least
 DAMPING = (0.05, 0.5)  # relative, and how much more per share of the slots over capacity
 ENOUGH_SHARE = 0.004  # slots over capacity at which moving them one by one is cheaper than another sweep
 SAMPLE_ENOUGH_SHARE = 0.01
@@ -102,9 +102,12 @@ def solve(market: Market, start_A: Tensor) -> Tensor:
 
 
 def sweep_prices(market: Market, prices_A: Tensor, sweeps: int, enough: float) -> Tensor:
-    """Up to `sweeps` steps; fewer if at most a share `enough` of the slots is over capacity, and of the price idle."""
+    """Up to `sweeps` steps; fewer if few slots are over capacity, and little that is paid for is idle.
+
+    Few: a share `enough`, or one per expert.
+    """
     slots = market.k * market.value_TA.shape[0]
-    tight = int(market.slots_A.sum()) <= slots
+    tight = int(market.slots_A.sum()) == slots
     for turn in range(sweeps):
         best_TJ, id_TJ = market.best(prices_A)
         net_AT = market.value_AT - prices_A[:, None]
@@ -112,7 +115,7 @@ def sweep_prices(market: Market, prices_A: Tensor, sweeps: int, enough: float) -
         excess_A = held_AT.sum(dim=1) - market.slots_A
         over = int(excess_A.clamp_min(0).sum()) / slots
         idle = (excess_A.clamp_max(0).neg() * prices_A).sum() <= enough * (market.slots_A * prices_A).sum()
-        if over <= enough and (tight or bool(idle)):
+        if over <= max(enough, len(prices_A) / slots) and (tight or bool(idle)):
             break
         if turn < ALONE and over > FAR_SHARE:
             step_A = _step_alone(market, best_TJ[:, market.k], prices_A)

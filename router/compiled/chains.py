@@ -17,31 +17,35 @@ if available:
     import numpy as np
 
 TINY = 1e-12
+WIDER, MOST = 2.5, 1.0  # when those within reach do not suffice: how much further, and from where on every token
+
+
+@jit
+def _cheapest(own, value_A, member, cost_A, mover_A):  # type: ignore[no-untyped-def]
+    for b in range(value_A.size):
+        cost = own - value_A[b]
+        nearer = cost < cost_A[b]
+        cost_A[b] = cost if nearer else cost_A[b]
+        mover_A[b] = member if nearer else mover_A[b]
 
 
 @jit
 def _scan(a, value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA):  # type: ignore[no-untyped-def]
     """The cheapest move from expert a to every other: what it costs in value, and whose it is."""
-    alive, tokens = value_TA.shape[1], value_TA.shape[0]
-    places = id_KT.shape[0]
-    none = np.int32(-1)
+    (tokens, alive), places = value_TA.shape, id_KT.shape[0]
     cost_A, mover_A = cost_AA[a, :alive], mover_AA[a, :alive]
     cost_AA[a, :] = np.inf
-    mover_AA[a, :] = none
+    mover_AA[a, :] = -1
     held_cost_K, held_mover_K = np.empty(places, cost_AA.dtype), np.empty(places, np.int32)
     for m in range(members_A[a]):
         token, member = member_AM[a, m] % tokens, np.int32(m)
         value_A = value_TA[token]
         own = value_A[a] if a < alive else value_A.dtype.type(0)
-        for j in range(places):  # what the token holds already is no move
+        for j in range(places):  # what the token holds is put back afterwards, so that the loop between has no branch
             h = id_KT[j, token]
             if h >= 0:
                 held_cost_K[j], held_mover_K[j] = cost_A[h], mover_A[h]
-        for b in range(alive):
-            cost = own - value_A[b]
-            nearer = cost < cost_A[b]
-            cost_A[b] = cost if nearer else cost_A[b]
-            mover_A[b] = member if nearer else mover_A[b]
+        _cheapest(own, value_A, member, cost_A, mover_A)
         for j in range(places):
             h = id_KT[j, token]
             if h >= 0:
@@ -52,7 +56,7 @@ def _scan(a, value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA):  # type:
 
 @jit
 def _list_members(id_KT, margin_T, reach, short, member_AM, members_A):  # type: ignore[no-untyped-def]
-    """Slots (slot * T + token) of the tokens within reach, by the expert that holds them."""
+    """Slots (slot * T + token) of the tokens within reach by the expert that holds them."""
     places, tokens = id_KT.shape
     members_A[:] = 0
     for j in range(places):
@@ -77,30 +81,43 @@ def _nearest(distance_A, done_A):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _move_along(path_A, length, id_KT, member_AM, members_A, mover_AA, margin_T, stale_A):  # type: ignore[no-untyped-def]
-    """Move one token along each edge of the path; the experts whose cheapest moves may change become stale."""
-    tokens, none = id_KT.shape[1], members_A.size - 1
-    coming = np.int64(-1)
-    for i in range(length):
-        a = path_A[i]
+def _relax(cost_A, lam_A, lam, here, a, distance_A, before_A):  # type: ignore[no-untyped-def]
+    """What is nearer by a move from expert a, at distance `here` and price `lam`."""
+    for b in range(distance_A.size):
+        cost = cost_A[b] + lam_A[b] - lam
+        through = here + (cost if cost > 0 else 0.0)
+        nearer = through < distance_A[b]
+        distance_A[b] = through if nearer else distance_A[b]
+        before_A[b] = a if nearer else before_A[b]
+
+
+@jit
+def _move_along(path_N, value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA, margin_T, stale_A):  # type: ignore[no-untyped-def]
+    """Move one token along each edge of the path. Experts whose cheapest moves change become stale."""
+    tokens, none, coming = id_KT.shape[1], members_A.size - 1, np.int32(-1)
+    for i in range(path_N.size):
+        a = path_N[i]
         stale_A[a] = True
-        if i == length - 1:
+        if i == path_N.size - 1:
             member_AM[a, members_A[a]] = coming
             members_A[a] += 1
             break
-        b, m = path_A[i + 1], mover_AA[a, path_A[i + 1]]
+        b = path_N[i + 1]
+        m = mover_AA[a, b]
         slot = member_AM[a, m]
         token = slot % tokens
         margin_T[token] = 0
-        for j in range(id_KT.shape[0]):  # the other experts of the token lose a move, and gain one
-            h = id_KT[j, token]
-            stale_A[h if h >= 0 else none] = True
         id_KT[slot // tokens, token] = b if b < none else -1
         if i == 0:
             members_A[a] -= 1
-            member_AM[a, m] = member_AM[a, members_A[a]]
-        else:
-            member_AM[a, m] = coming
+            coming = member_AM[a, members_A[a]]
+        member_AM[a, m] = coming
+        for j in range(id_KT.shape[0]):  # from the others it holds, the token can go back to a, and no longer to b
+            h = id_KT[j, token] if id_KT[j, token] >= 0 else none
+            lost = mover_AA[h, b]
+            back = (value_TA[token, h] if h < none else 0) - (value_TA[token, a] if a < none else 0)
+            if (lost >= 0 and member_AM[h, lost] % tokens == token) or back < cost_AA[h, a]:
+                stale_A[h] = True
         coming = slot
 
 
@@ -142,7 +159,7 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
     if not short:
         lam_A[alive] = np.inf
     _list_members(id_KT, margin_T, reach, short, member_AM, members_A)
-    chains, moved = 0, 0.0
+    chains = 0
     while True:
         surplus = idle = False
         for a in range(alive):
@@ -171,11 +188,7 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
                 if room_A[a] > 0:
                     end, length = a, here
                     break
-                for b in range(nodes):
-                    through = here + max(0.0, cost_AA[a, b] + lam_A[b] - lam_A[a])
-                    nearer = through < distance_A[b]
-                    distance_A[b] = through if nearer else distance_A[b]
-                    before_A[b] = a if nearer else before_A[b]
+                _relax(cost_AA[a], lam_A, lam_A[a], here, a, distance_A, before_A)
             else:
                 if here + lam_A[a] < length:
                     end, length = a, here + lam_A[a]
@@ -184,14 +197,18 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
                         through = here + max(0.0, cost_AA[b, a] + lam_A[a] - lam_A[b])
                         if through < distance_A[b]:
                             distance_A[b], before_A[b] = through, a
-        if moved + (length if end >= 0 else np.inf) > reach:
-            reach = np.inf
+        low = high = 0.0  # how far prices have moved apart
+        for a in range(alive):
+            rise = max(0.0, length - distance_A[a]) if end >= 0 else 0.0
+            rise = lam_A[a] + (rise if surplus else -rise) - price_A[a]
+            low, high = min(low, rise), max(high, rise)
+        if reach == np.inf and end < 0:
+            break
+        if end < 0 or high - low > reach:
+            reach = WIDER * reach if reach < MOST else np.inf
             _list_members(id_KT, margin_T, reach, short, member_AM, members_A)
             stale_A[:] = True
             continue
-        if end < 0:
-            break
-        moved += length
         for a in range(alive):
             if distance_A[a] < length:
                 lam_A[a] = (
@@ -207,7 +224,7 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
         if steps > 1:
             room_A[path_A[0]] += 1
             room_A[path_A[steps - 1]] -= 1
-            _move_along(path_A, steps, id_KT, member_AM, members_A, mover_AA, margin_T, stale_A)
+            _move_along(path_A[:steps], value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA, margin_T, stale_A)
             chains += 1
     slack, unproved = 0.0, 0.0
     low = np.inf

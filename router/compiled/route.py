@@ -19,8 +19,6 @@ if available:
     import numpy as np
     from numpy.typing import NDArray
 
-REACH = 4  # times the widest margin that the last sweep looked at
-
 
 def route(scores_TE: Tensor, choice_TE: Tensor, capacity_E: Tensor, k: int, start_E: Tensor) -> RoutingPlan:
     """The optimal assignment of a batch on the CPU, with the prices that prove it.
@@ -65,7 +63,9 @@ def _solve(
     (k, tokens), slots = held_KT.shape, int(slots_A.sum())
     short, stride = slots < k * tokens, tokens // method.SAMPLE_TOKENS
     settings = (method.ALONE, method.FAR_SHARE, method.LEAST_SHARE, method.DAMPING, *method.ALONE_STEPS)
-    if stride > 1:
+    if stride > 1 and sweep(
+        value_TA, 1, value_AT, slots_A, short, price_A, best_JT, 0, *settings, method.ENOUGH_SHARE
+    ) > method.FAR_SHARE:  # fmt: skip
         sample_AT = np.empty((len(slots_A), -(-tokens // stride)), value_AT.dtype)
         transpose(value_TA, stride, sample_AT)
         part_A = np.maximum(1, np.rint(slots_A * (sample_AT.shape[1] / tokens))).astype(np.int64)
@@ -74,12 +74,9 @@ def _solve(
             value_TA, stride, sample_AT, part_A, short, price_A, best,
             method.SAMPLE_SWEEPS, *settings, method.SAMPLE_ENOUGH_SHARE,
         )  # fmt: skip
-    reach = REACH * sweep(
-        value_TA, 1, value_AT, slots_A, short, price_A, best_JT, method.SWEEPS, *settings, method.ENOUGH_SHARE
-    )
-    load_A, exact_A = np.empty(len(slots_A), np.int64), price_A.astype(np.float64)
-    hold(value_AT, slots_A, short, price_A, best_JT, held_KT, load_A)
-    margin_T = best_JT[k - 1] - best_JT[k]
+    sweep(value_TA, 1, value_AT, slots_A, short, price_A, best_JT, method.SWEEPS, *settings, method.ENOUGH_SHARE)
+    load_A, exact_A, margin_T = np.empty(len(slots_A), np.int64), price_A.astype(np.float64), np.empty_like(best_JT[0])
+    reach = hold(value_AT, slots_A, short, price_A, best_JT, held_KT, load_A, margin_T)
     _, unproved = settle(
         value_TA, slots_A, short, slots == k * tokens, exact_A, held_KT, load_A, margin_T, value_AT.dtype.type(reach)
     )

@@ -12,7 +12,8 @@ if available:
     import numpy as np
 
 BLOCK = 512  # tokens whose running maxima stay in the first-level cache
-HALVINGS = 14
+HALVINGS, GUESSES = 10, 14
+NEAR = 6  # tokens that may move per slot over capacity, to begin with
 NARROW = 64  # tokens that are skipped together where none is near
 
 
@@ -26,6 +27,12 @@ def _take_larger(best_T, net_T):  # type: ignore[no-untyped-def]
 
 
 @jit
+def _net(value_T, price, net_T):  # type: ignore[no-untyped-def]
+    for t in range(net_T.size):
+        net_T[t] = value_T[t] - price
+
+
+@jit
 def _best(value_AT, price_A, floor, best_JT):  # type: ignore[no-untyped-def]
     """The largest values of value - price of each token, at least `floor`, falling, into `best_JT`."""
     alive, tokens = value_AT.shape
@@ -35,11 +42,15 @@ def _best(value_AT, price_A, floor, best_JT):  # type: ignore[no-untyped-def]
         stop = min(tokens, start + BLOCK)
         net_T = net_B[: stop - start]
         for e in range(alive):
-            value_T, price = value_AT[e, start:stop], price_A[e]
-            for t in range(net_T.size):
-                net_T[t] = value_T[t] - price
+            _net(value_AT[e, start:stop], price_A[e], net_T)
             for j in range(best_JT.shape[0]):
                 _take_larger(best_JT[j, start:stop], net_T)
+
+
+@jit
+def _mark(value_T, price, best_T, expert, id_T):  # type: ignore[no-untyped-def]
+    for t in range(id_T.size):
+        id_T[t] = expert if value_T[t] - price == best_T[t] else id_T[t]
 
 
 @jit
@@ -47,29 +58,19 @@ def _name(value_AT, price_A, best_JT, id_KT):  # type: ignore[no-untyped-def]
     """Whose the best values are: expert numbers into `id_KT`, -1 for a floor. Equal values: rising numbers."""
     alive, tokens = value_AT.shape
     id_KT[:] = -1
-    net_B = np.empty(BLOCK, value_AT.dtype)
     for start in range(0, tokens, BLOCK):
         stop = min(tokens, start + BLOCK)
-        net_T = net_B[: stop - start]
-        for e in range(alive - 1, -1, -1):
-            value_T, price, expert = value_AT[e, start:stop], price_A[e], np.int32(e)
-            for t in range(net_T.size):
-                net_T[t] = value_T[t] - price
-            best_T, id_T = best_JT[0, start:stop], id_KT[0, start:stop]
-            for t in range(net_T.size):
-                id_T[t] = expert if net_T[t] == best_T[t] else id_T[t]
-    for j in range(1, id_KT.shape[0]):
-        for start in range(0, tokens, BLOCK):
-            stop = min(tokens, start + BLOCK)
-            net_T = net_B[: stop - start]
-            best_T, above_T = best_JT[j, start:stop], best_JT[j - 1, start:stop]
-            id_T, before_T = id_KT[j, start:stop], id_KT[j - 1, start:stop]
+        for j in range(id_KT.shape[0]):
+            best_T, id_T = best_JT[j, start:stop], id_KT[j, start:stop]
             for e in range(alive - 1, -1, -1):
-                value_T, price, expert = value_AT[e, start:stop], price_A[e], np.int32(e)
-                for t in range(net_T.size):
-                    net = value_T[t] - price
-                    taken = (best_T[t] == above_T[t]) & (expert <= before_T[t])
-                    id_T[t] = expert if (net == best_T[t]) & (not taken) else id_T[t]
+                _mark(value_AT[e, start:stop], price_A[e], best_T, np.int32(e), id_T)
+    for j in range(1, id_KT.shape[0]):
+        for t in range(tokens):
+            if best_JT[j, t] == best_JT[j - 1, t] and id_KT[j, t] >= 0:
+                e = id_KT[j - 1, t] + 1
+                while e < alive and value_AT[e, t] - price_A[e] != best_JT[j, t]:
+                    e += 1
+                id_KT[j, t] = e if e < alive else -1
 
 
 @jit
@@ -106,12 +107,11 @@ def _above(value_T, cut_T, price):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _load(value_AT, price_A, cut_T, load_A):  # type: ignore[no-untyped-def]
-    for e in range(value_AT.shape[0]):
-        value_T, price, count = value_AT[e], price_A[e], np.int32(0)
-        for t in range(value_T.size):
-            count += np.int32(value_T[t] - price > cut_T[t])
-        load_A[e] = count
+def _holders(value_T, price, cut_T):  # type: ignore[no-untyped-def]
+    count = np.int32(0)
+    for t in range(value_T.size):
+        count += np.int32(value_T[t] - price > cut_T[t])
+    return count
 
 
 @jit
@@ -144,10 +144,10 @@ def _within(distance_T, width):  # type: ignore[no-untyped-def]
 
 @jit
 def _reach(distance_T, wanted, width):  # type: ignore[no-untyped-def]
-    """A width within which about `wanted` tokens are, starting from a guess, and how many there are."""
+    """A width within which about `wanted` tokens are, starting from a guess."""
     real = distance_T.dtype.type
     low, high, count = real(0), real(4), np.int32(0)
-    for _ in range(HALVINGS):
+    for _ in range(GUESSES):
         count = _within(distance_T, width)
         if abs(count - wanted) <= 0.3 * wanted:
             break
@@ -157,7 +157,7 @@ def _reach(distance_T, wanted, width):  # type: ignore[no-untyped-def]
         else:
             high = width
             width = max(width * real(max(0.05, 0.9 * wanted / count)), (low + high) / real(2) if low > 0 else real(0))
-    return max(width, real(1e-7)), count
+    return max(width, real(1e-7))
 
 
 @jit
@@ -188,31 +188,36 @@ def _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, least
     with room at those that join it first, and whence. The last row and column of `slope_AA` are for no expert at all.
     Returns how far prices may be trusted to move.
     """
-    alive, tokens = value_AT.shape
-    places = best_JT.shape[0] - 1
-    last_T, cut_T = best_JT[places - 1], best_JT[places]
-    distance_T, far = np.empty(tokens, value_AT.dtype), 0.0
+    alive, tokens = price_A.size, best_JT.shape[1]
+    places, wanted_A, most = best_JT.shape[0] - 1, np.empty(alive, np.int64), 0
+    for e in range(alive):
+        wanted_A[e] = max(abs(load_A[e] - slots_A[e]), int(least * slots_A[e]) + 1)
+        most += wanted_A[e]
+    # A token changes no earlier than its margin: the others need not be looked at.
+    margin_T = best_JT[places - 1] - best_JT[places]
+    reach = _reach(margin_T, min(tokens, 2 * most), margin_T.dtype.type(0.1 / alive))
+    near_N = np.nonzero(margin_T <= reach)[0]
+    last_N, cut_N = best_JT[places - 1][near_N], best_JT[places][near_N]
+    value_N, distance_N, far = np.empty_like(cut_N), np.empty_like(cut_N), 0.0
     slope_AA[:] = 0
     for e in range(alive):
-        over = load_A[e] - slots_A[e]
-        wanted = max(abs(over), int(least * slots_A[e]) + 1)
+        over, value_T = load_A[e] - slots_A[e], value_AT[e]
+        for n in range(near_N.size):
+            value_N[n] = value_T[near_N[n]]
         if over >= 0:
-            _leaving(value_AT[e], price_A[e], cut_T, distance_T)
+            _leaving(value_N, price_A[e], cut_N, distance_N)
         else:
-            _joining(value_AT[e], price_A[e], cut_T, last_T, distance_T)
-        other_T = cut_T if over >= 0 else last_T
-        width, count = _reach(distance_T, wanted, width_A[e])
-        width_A[e] = width
-        if not count:
-            continue
-        far = max(far, width * min(1.0, abs(over) / wanted))
-        for start in range(0, tokens, NARROW):
-            near_T = distance_T[start : start + NARROW]
-            if _within(near_T, width):
-                for t in range(near_T.size):
-                    if near_T[t] <= width:
-                        value_A, other = value_TA[(start + t) * stride], other_T[start + t]
-                        found = alive
+            _joining(value_N, price_A[e], cut_N, last_N, distance_N)
+        other_N = cut_N if over >= 0 else last_N
+        width = _reach(distance_N, wanted_A[e], width_A[e])
+        width_A[e] = width = min(width, reach)
+        far = max(far, width * min(1.0, abs(over) / wanted_A[e]))
+        for start in range(0, near_N.size, NARROW):
+            near_B = distance_N[start : start + NARROW]
+            if _within(near_B, width):
+                for n in range(near_B.size):
+                    if near_B[n] <= width:
+                        value_A, other, found = value_TA[near_N[start + n] * stride], other_N[start + n], alive
                         for b in range(alive):
                             found = b if (value_A[b] - price_A[b] == other) & (b != e) else found
                         slope_AA[e, found] += 0.5 / width
@@ -281,23 +286,24 @@ def sweep(  # type: ignore[no-untyped-def]
 ):
     """Up to `sweeps` steps of all prices, see `router.sweeps.sweep_prices`; changes `price_A` and `best_JT`.
 
-    Returns how far from changing the tokens were that the last step looked at.
+    Returns the share of the slots that is over capacity.
     """
     alive, tokens = value_AT.shape
     slots, floor = tokens * (best_JT.shape[0] - 1), value_AT.dtype.type(0 if short else -np.inf)
     load_A, step_A, slope_AA = np.empty(alive, np.int64), np.zeros(alive), np.empty((alive + 1, alive + 1))
     width_A = np.full(alive, 0.1 / alive, value_AT.dtype)
-    tight = slots_A.sum() <= slots
+    tight, over = slots_A.sum() == slots, 0
     for turn in range(sweeps + 1):
         _best(value_AT, price_A, floor, best_JT)
         cut_T = best_JT[best_JT.shape[0] - 1]
-        _load(value_AT, price_A, cut_T, load_A)
+        for e in range(alive):
+            load_A[e] = _holders(value_AT[e], price_A[e], cut_T)
         over, idle, paid = 0, 0.0, 0.0
         for e in range(alive):
             over += max(0, load_A[e] - slots_A[e])
             idle += max(0, slots_A[e] - load_A[e]) * price_A[e]
             paid += slots_A[e] * price_A[e]
-        if turn == sweeps or (over <= enough * slots and (tight or idle <= enough * paid)):
+        if turn == sweeps or (over <= max(enough * slots, alive) and (tight or idle <= enough * paid)):
             break
         limit = np.inf
         if turn < alone and over > far * slots:
@@ -309,7 +315,7 @@ def sweep(  # type: ignore[no-untyped-def]
             price_A[e] = max(0.0, price_A[e] + min(max(step_A[e], -limit), limit))
         if not short:
             price_A -= price_A.min()
-    return width_A.max()
+    return over / slots
 
 
 @jit
@@ -327,8 +333,11 @@ def _roomiest(value_AT, slots_A, short, price_A, cut, held_J, load_A, t):  # typ
 
 
 @jit
-def hold(value_AT, slots_A, short, price_A, best_JT, id_KT, load_A):  # type: ignore[no-untyped-def]
-    """Who holds what at these prices, -1 for nothing; of experts equally good to a token, those with most room."""
+def hold(value_AT, slots_A, short, price_A, best_JT, id_KT, load_A, margin_T):  # type: ignore[no-untyped-def]
+    """Who holds what at these prices, -1 for nothing; of experts equally good to a token, those with most room.
+
+    Returns a margin within which `NEAR` tokens prefer what they hold for each slot over capacity.
+    """
     places, tokens = id_KT.shape
     _name(value_AT, price_A, best_JT, id_KT)
     load_A[:] = 0
@@ -344,3 +353,9 @@ def hold(value_AT, slots_A, short, price_A, best_JT, id_KT, load_A):  # type: ig
                     id_KT[j, t] = _roomiest(value_AT, slots_A, short, price_A, cut_T[t], id_KT[:j, t], load_A, t)
                     if id_KT[j, t] >= 0:
                         load_A[id_KT[j, t]] += 1
+    over = 0
+    for e in range(slots_A.size):
+        over += max(0, load_A[e] - slots_A[e])
+    margin_T[:] = best_JT[places - 1] - cut_T
+    width = _reach(margin_T, min(tokens, NEAR * (over + 8)), margin_T.dtype.type(0.01))
+    return width
