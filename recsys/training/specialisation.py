@@ -88,7 +88,7 @@ def plot(found: Specialisation, out: Path) -> None:
             (axes[layer][1], found.by_user_LEC[layer], "what the user had most of"),
         ):
             columns = _commonest(weight_EC)
-            shown_EC = lift(weight_EC)[:, columns].clamp(min=1 / 8).log2()
+            shown_EC = lift(weight_EC)[:, columns].clamp(min=1 / 8).log2().numpy()
             image = axis.imshow(shown_EC, cmap="RdBu_r", vmin=-2, vmax=2, aspect="auto")
             axis.set_xticks(range(len(columns)), [found.categories[c] for c in columns], rotation=60, ha="right")
             axis.tick_params(labelsize=7)
