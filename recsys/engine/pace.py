@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import deque
 
-from recsys.engine.pressure import RUNGS, Ladder
+from recsys.engine.pressure import CHEAPER_FROM, RUNGS, Ladder
 from recsys.engine.service_time import ServiceTime
 
 STEPS_ALLOWED = 6  # steps of one request that may always be waited for, so that a slow device can work at all
 STANDING = 3  # micro-batches that a delay must last to count: a pause of the machine passes, a crowd stands
+DEARER = 0.97  # a rung must cost less than this share of the one below, or it is passed over on this machine
+PROBE = 50  # micro-batches after which a rung that is passed over is tried again
 BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so that they are refused first
 
 
@@ -32,6 +34,7 @@ class Pace:
         self._ladder = Ladder()
         self._times = [ServiceTime(batch_max) for _ in RUNGS]  # what a step takes depends on the effort
         self._height = 0
+        self._begun = 0
         self._busy_until_s = 0.0
         self._recent: deque[float] = deque([0.0] * STANDING, maxlen=STANDING)
 
@@ -41,9 +44,9 @@ class Pace:
         return min(self._recent)
 
     @property
-    def ladder(self) -> Ladder:
-        """How much effort is spent now."""
-        return self._ladder
+    def height(self) -> int:
+        """Height of the ladder that the micro-batch under way has, or the last one had."""
+        return self._height
 
     @property
     def allowed_s(self) -> float:
@@ -83,8 +86,19 @@ class Pace:
         self._recent.append((waited_s + self._time.wait_s(behind, self.batch)) / self.allowed_s)
         if self._follows:
             self._ladder = self._ladder.update(self.pressure, now_s=now_s)
-        self._height = self._ladder.height_for(bounded=bounded)
+        self._height = self._worth(self._ladder.height_for(bounded=bounded))
         self._busy_until_s = now_s + self._time.step_s(requests)
+
+    def _worth(self, height: int) -> int:
+        """The height, or a lower one of those that economise or redirect, if it is as cheap."""
+        self._begun += 1
+        if self._begun % PROBE == 0:
+            return height
+        found = min(height, CHEAPER_FROM)
+        for higher in range(found + 1, height + 1):
+            if self._times[higher].step_s(self._batch_max) < DEARER * self._times[found].step_s(self._batch_max):
+                found = higher
+        return found
 
     def end(self, requests: int, seconds: float) -> None:
         """It took that long."""
@@ -96,6 +110,7 @@ class Pace:
         self._recent.append(0.0)
         if self._follows:
             self._ladder = self._ladder.update(self.pressure, now_s=now_s)
+        self._height = min(self._height, self._ladder.height)
 
     def learn(self, height: int, requests: int, seconds: float) -> None:
         """What a step at a height of the ladder took, while warming up."""

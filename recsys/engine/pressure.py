@@ -2,7 +2,7 @@
 
     calm       the capacity factor of the settings: room for almost every first choice
     redirect   the smallest full capacity factor: balanced, static, the fastest full-quality step
-    economise  fewer expert slots than the tokens ask for, and higher up fewer candidates as well
+    economise  fewer candidates, and higher up fewer expert slots than the tokens ask for
     shed       refuse what cannot be answered in time, at once and with a time to come back
 
 One signal, the delay in the queue relative to the delay that is allowed, turns it. Going up is immediate; going down
@@ -25,15 +25,17 @@ class Rung:
     up_at: float
     down_at: float
     fewer_candidates: bool = False
+    fewer_slots: bool = False
 
 
 RUNGS = (
     Rung("calm", 0.0, 0.0),
     Rung("redirect", 0.25, 0.10),
-    Rung("economise", 0.50, 0.20),
-    Rung("economise", 0.75, 0.30, fewer_candidates=True),
+    Rung("economise", 0.50, 0.20, fewer_candidates=True),
+    Rung("economise", 0.75, 0.30, fewer_candidates=True, fewer_slots=True),
 )
-HIGHEST_UNBOUNDED = 1  # without a bounded overload form there is no step between redirect and shed
+CHEAPER_FROM = 1  # from here on a rung is there to save time
+HIGHEST_UNBOUNDED = 2  # only a bounded policy knows whom to serve when slots are too few
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +100,7 @@ class Effort:
 def effort(rung: Rung, limits: Limits) -> Effort:
     """The effort of a rung."""
     candidates = min(limits.candidates, limits.candidates_economise) if rung.fewer_candidates else limits.candidates
-    match rung.step:
-        case "calm":
-            factor = limits.factor
-        case "redirect":
-            factor = min(limits.factor, limits.factor_min)
-        case "economise":
-            factor = limits.factor_economise
+    factor = limits.factor if rung.step == "calm" else min(limits.factor, limits.factor_min)
+    if rung.fewer_slots:
+        factor = limits.factor_economise
     return Effort(rung.step, factor, limits.batch * candidates, candidates)

@@ -182,7 +182,7 @@ class Engine:
     def snapshot(self) -> LoadSnapshot:
         """The load since the last snapshot, and what it moved: hot experts get the spare slots."""
         served, wanted, now_s = self._served, self._wanted, time.monotonic()
-        now = self._effort(served.router(wanted.policy))
+        now = self._efforts()[self._pace.height]
         snapshot = self._telemetry.snapshot(
             model_version=served.version,
             policy=wanted.policy,
@@ -326,7 +326,7 @@ class Engine:
         queries = [t.request for t in batch if isinstance(t.request, RankRequest)]
         result = None
         if queries:
-            now = self._effort(router)
+            now = self._efforts()[self._pace.height]
             router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min
             router.set_replicas(served.spares.replicas_E)
             finished = False
@@ -346,10 +346,6 @@ class Engine:
         """Give replies to the I/O thread, and wake it."""
         self._done.append(done)
         out.send(b"")
-
-    def _effort(self, router: Router) -> Effort:
-        """What a micro-batch of this policy may cost now."""
-        return self._efforts()[self._pace.ladder.height_for(bounded=router.policy.bounded)]
 
     def _efforts(self) -> list[Effort]:
         """What one may cost at each height of the ladder."""

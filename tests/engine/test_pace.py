@@ -2,16 +2,24 @@
 
 import pytest
 
-from recsys.engine.pace import STANDING, Pace
+from recsys.engine.pace import PROBE, STANDING, Pace
+
+SIZES = (1, 2, 4, 8, 16, 32)
 
 
-def pace(*, ladder: bool = True) -> Pace:
-    """A step of n requests takes 2 + n ms at every height; 50 ms are allowed."""
+def pace(*, ladder: bool = True, costs: tuple[float, ...] = (1.0, 1.0, 0.7, 0.5)) -> Pace:
+    """A step of n requests takes 2 + n ms in calm, and that share of it at each height; 50 ms are allowed."""
     pace = Pace(wait_max_s=0.05, batch_max=32, ladder=ladder)
-    for height in range(4):
-        for requests in (1, 2, 4, 8, 16, 32):
-            pace.learn(height, requests, 0.002 + 0.001 * requests)
+    for height, cost in enumerate(costs):
+        for requests in SIZES:
+            pace.learn(height, requests, cost * (0.002 + 0.001 * requests))
     return pace
+
+
+def crowd(engine: Pace, *, bounded: bool = True, steps: int = STANDING) -> Pace:
+    for step in range(steps):
+        engine.begin(20, waited_s=0.05, behind=0, bounded=bounded, now_s=step * 0.02)
+    return engine
 
 
 def test_a_batch_takes_half_of_the_delay_that_is_allowed() -> None:
@@ -54,45 +62,41 @@ def test_an_idle_engine_always_tries() -> None:
 def test_a_crowd_is_pressure_and_a_pause_of_the_machine_is_not() -> None:
     engine = pace()
     engine.begin(20, waited_s=0.2, behind=20, bounded=True, now_s=0.0)
-    assert engine.pressure == 0
-    assert engine.ladder.height == 0
+    assert (engine.pressure, engine.height) == (0, 0)
     for step in range(1, STANDING):
         engine.begin(20, waited_s=0.02, behind=16, bounded=True, now_s=step * 0.02)
     assert engine.pressure == pytest.approx(0.76)
-    assert engine.ladder.height == 3
+    assert engine.height == 3
     for step in range(200):
         engine.begin(1, waited_s=0.0, behind=0, bounded=True, now_s=0.1 + step * 0.01)
-    assert (engine.pressure, engine.ladder.height) == (0, 0)
+    assert (engine.pressure, engine.height) == (0, 0)
 
 
 def test_quiet_brings_calm_without_requests() -> None:
-    engine = pace()
-    for step in range(STANDING):
-        engine.begin(20, waited_s=0.04, behind=0, bounded=True, now_s=step * 0.02)
-    assert engine.ladder.height == 3
+    engine = crowd(pace())
+    assert engine.height == 3
     for tick in range(20):
         engine.idle(1 + tick * 0.2)
-    assert engine.ladder.height == 0
+    assert engine.height == 0
 
 
 def test_without_the_ladder_pressure_changes_nothing() -> None:
-    engine = pace(ladder=False)
-    for step in range(STANDING):
-        engine.begin(20, waited_s=0.5, behind=0, bounded=True, now_s=step * 0.02)
-    assert engine.pressure > 1
-    assert engine.ladder.height == 0
+    engine = crowd(pace(ladder=False))
+    assert engine.pressure == pytest.approx(1)
+    assert engine.height == 0
 
 
 def test_each_height_has_its_own_times() -> None:
-    engine = pace()
-    for requests in (1, 2, 4, 8, 16, 32):
-        for _ in range(200):
-            engine.learn(3, requests, 0.001 * requests)
-    before = engine.batch
-    for step in range(STANDING):
-        engine.begin(20, waited_s=0.05, behind=0, bounded=True, now_s=step * 0.02)
-    assert engine.batch > before
-    unbounded = pace()
-    for step in range(STANDING):
-        unbounded.begin(20, waited_s=0.05, behind=0, bounded=False, now_s=step * 0.02)
-    assert unbounded.batch == before  # there is no step between redirect and refusing
+    calm, pressed = pace(), crowd(pace())
+    assert pressed.step_s(8) == pytest.approx(0.5 * calm.step_s(8))
+    assert pressed.batch > calm.batch
+    assert crowd(pace(), bounded=False).height == 2
+
+
+def test_a_rung_that_saves_no_time_here_is_passed_over_and_tried_again_now_and_then() -> None:
+    assert crowd(pace(costs=(1.0, 1.0, 0.7, 1.5))).height == 2
+    assert crowd(pace(costs=(1.0, 1.0, 1.1, 0.6))).height == 3
+    assert crowd(pace(costs=(1.0, 1.0, 1.1, 1.1))).height == 1  # balance is for more than this device's time
+    engine = crowd(pace(costs=(1.0, 1.0, 0.7, 1.5)), steps=PROBE)
+    assert engine.height == 3
+    engine.end(20, 0.001)

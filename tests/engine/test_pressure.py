@@ -48,17 +48,18 @@ def test_the_height_never_falls_by_more_than_one_and_never_below_the_pressure(se
         assert pressure < RUNGS[ladder.height].up_at or ladder.height == 3 or pressure < RUNGS[ladder.height + 1].up_at
 
 
-def test_economise_is_only_for_policies_that_bound_the_load() -> None:
+def test_fewer_slots_are_only_for_policies_that_bound_the_load() -> None:
     ladder = Ladder().update(1.0, now_s=0.0)
-    assert ladder.rung(bounded=True).step == "economise"
+    assert ladder.rung(bounded=True).fewer_slots
     assert ladder.rung(bounded=False) == RUNGS[HIGHEST_UNBOUNDED]
-    assert ladder.rung(bounded=False).step == "redirect"
+    assert ladder.rung(bounded=False).fewer_candidates
+    assert not ladder.rung(bounded=False).fewer_slots
 
 
 def test_each_rung_costs_no_more_than_the_one_below() -> None:
-    calm, redirect, slots, candidates = (effort(rung, LIMITS) for rung in RUNGS)
+    calm, redirect, fewer, slots = (effort(rung, LIMITS) for rung in RUNGS)
     assert (calm.capacity_factor, calm.tokens_min, calm.candidates) == (1.5, 3200, 200)
     assert (redirect.capacity_factor, redirect.tokens_min, redirect.candidates) == (1.0, 3200, 200)
-    assert (slots.capacity_factor, slots.tokens_min, slots.candidates) == (0.6, 3200, 200)
-    assert (candidates.capacity_factor, candidates.tokens_min, candidates.candidates) == (0.6, 1280, 80)
-    assert [e.step for e in (calm, redirect, slots, candidates)] == ["calm", "redirect", "economise", "economise"]
+    assert (fewer.capacity_factor, fewer.tokens_min, fewer.candidates) == (1.0, 1280, 80)
+    assert (slots.capacity_factor, slots.tokens_min, slots.candidates) == (0.6, 1280, 80)
+    assert [e.step for e in (calm, redirect, fewer, slots)] == ["calm", "redirect", "economise", "economise"]
