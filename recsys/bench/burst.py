@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import httpx
 import msgspec
@@ -55,6 +55,18 @@ class Arm(NamedTuple):
 def arms(policies: Sequence[str], ladders: Sequence[str]) -> tuple[Arm, ...]:
     """Every policy with every ladder."""
     return tuple(Arm(policy, ladder) for policy in policies for ladder in ladders)
+
+
+def crowds_of(names: Sequence[str]) -> tuple[Crowd, ...]:
+    """Kinds of crowd by name.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    known = get_args(Crowd)
+    if wrong := [name for name in names if name not in known]:
+        raise InputError(f"crowds: {wrong[0]!r} is not one of {', '.join(known)}", field="crowds")
+    return tuple(known[known.index(name)] for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,18 +144,25 @@ def burst(
     policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,price",
     repeats: Annotated[int, typer.Option(min=1, help="Rounds over all of them")] = 1,
     quick: Annotated[bool, typer.Option(help="Short phases: a look at it, no figures to quote")] = False,
+    crowds: Annotated[str, typer.Option(help="Kinds of crowd, with commas")] = "uniform,one category",
+    calm_s: Annotated[float, typer.Option(min=1, help="Before the crowd")] = 10.0,
+    crowd_s: Annotated[float, typer.Option(min=1, help="Of ten times the rate")] = 30.0,
+    after_s: Annotated[float, typer.Option(min=1, help="After it")] = 15.0,
     out: Annotated[Path, typer.Option(help="csv file to add the rows to")] = Path("docs/benchmarks/burst.csv"),
     images: Annotated[Path, typer.Option(help="Folder for the picture")] = Path("docs/images"),
 ) -> None:
     """Calm, a crowd of ten times the rate, calm: goodput, p99, refusals, score kept, with and without the ladder."""
     from dataclasses import replace
 
-    from recsys.bench.burst import BurstOptions, Questions, arms, rows_of, run_burst
+    from recsys.bench.burst import BurstOptions, Questions, arms, crowds_of, rows_of, run_burst
     from recsys.bench.burst_plots import plot_burst
 
     console, ladders = Console(stderr=True), ("on", "off")
     compared = arms(policies.split(","), ladders)
-    options = replace(BurstOptions.quick(compared) if quick else BurstOptions(compared), repeats=repeats)
+    options = BurstOptions(compared, calm_s=calm_s, crowd_s=crowd_s, after_s=after_s)
+    options = replace(
+        BurstOptions.quick(compared) if quick else options, repeats=repeats, crowds=crowds_of(crowds.split(","))
+    )
     questions = Questions.of(world, options.seed)
     with burst_services(world, model, ladders, console) as services:
         saturation, trials = asyncio.run(run_burst(services, questions, options, console))

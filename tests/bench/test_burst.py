@@ -10,9 +10,20 @@ import msgspec
 import polars as pl
 import pytest
 
-from recsys.bench.burst import BurstOptions, Questions, Trial, gain, recovery_s, rows_of
+from recsys.bench.burst import (
+    BurstOptions,
+    Question,
+    Questions,
+    Trial,
+    at_accepted_rate,
+    crowds_of,
+    gain,
+    recovery_s,
+    rows_of,
+)
 from recsys.bench.open_loop import Outcome, closed_loop, connections, open_loop
 from recsys.data.dataset import Dataset
+from recsys.errors import InputError
 
 OPTIONS = BurstOptions(calm_s=2.0, crowd_s=2.0, after_s=2.0, calm_share=0.5, times=4.0, deadline_ms=100.0)
 ANSWER = b'{"degraded": {"step": "redirect", "score_kept": 0.9}, "fallback": null, "items": [{"item_id": "i7"}]}'
@@ -145,3 +156,34 @@ def test_questions_are_those_before_the_interaction_that_training_never_saw(tiny
         assert body.keys() == calm[question.next_item].keys()
     assert len(wanted) == 1
     assert len(questions.crowd) < len(questions.calm)
+
+
+def test_the_crowd_is_held_against_the_same_rate_without_a_crowd() -> None:
+    same = [Outcome(n / 50, 0.016, 200, "calm") for n in range(100)]
+    (row,) = rows_of([Trial("price", "on", "uniform", 0, outcomes(), same)], 100.0, OPTIONS)
+    assert row["same_rate_p99_ms"] == pytest.approx(16)
+    assert row["crowd_p99_over_same_rate"] == pytest.approx(1.25)
+
+
+def test_the_same_rate_is_that_of_the_answers_in_the_crowd() -> None:
+    async def run() -> tuple[list[Outcome], list[bytes]]:
+        server = Server()
+        listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+        port = listening.sockets[0].getsockname()[1]
+        asked = Questions([Question(b"calm", "")], [Question(b"crowd", "")])
+        options = replace(OPTIONS, same_rate_s=0.199, in_crowd_share=1.0)
+        async with listening:
+            found = await at_accepted_rate(f"http://127.0.0.1:{port}", asked, options, "one category", outcomes())
+            await server.ended()
+        return found, server.seen
+
+    found, seen = asyncio.run(run())
+    assert len(found) == 10  # 50 of 100 per second were answered
+    assert set(seen) == {b"crowd"}
+    assert all(one.late_s <= one.latency_s for one in found)
+
+
+def test_kinds_of_crowd_have_names() -> None:
+    assert crowds_of(["one category"]) == ("one category",)
+    with pytest.raises(InputError, match="'rush' is not one of uniform, one category"):
+        crowds_of(["rush"])
