@@ -376,7 +376,7 @@ def _heat(field: str, title: str, what: str) -> Spec:
                         {"filter": f"datum.{field} > datum.capacity * 1.02"},
                         {"calculate": "(datum.start + datum.end) / 2", "as": "start"},
                     ],
-                    "mark": {"type": "point", "filled": True, "size": 7, "opacity": 1},
+                    "mark": {"type": "point", "filled": True, "size": 7, "opacity": 1, "aria": False},
                     "encoding": {
                         "x": _CELL["x"],
                         "y": _CELL["y"],

@@ -17,6 +17,14 @@ _CSS = """
 .stMainBlockContainer [data-testid="stVerticalBlock"] { gap: 0.6rem; }
 [data-testid="stMetric"] label p { font-size: 0.78rem; }
 [data-testid="stMetric"] { min-width: 0; }
+/* Who walks by keyboard sees where they are. */
+a:focus-visible, button:focus-visible, summary:focus-visible, [role="slider"]:focus-visible {
+  outline: 2px solid currentColor !important; outline-offset: 1px;
+}
+/* Streamlit fades small text below a contrast of 4.5. */
+[data-testid="stCaptionContainer"], [data-testid="stCaptionContainer"] p { color: inherit; opacity: 1; }
+[data-testid="stCaptionContainer"] p { opacity: 0.85; }
+[data-testid="stCaptionContainer"] code { color: inherit; }
 /* A panel that redraws every second must not fade in between. */
 [data-stale="true"], .stale-element { opacity: 1 !important; transition: none !important; }
 .story { display: flex; flex-wrap: wrap; align-items: center; gap: 0.3rem 0.9rem; }

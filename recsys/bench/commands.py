@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from recsys.bench.board_commands import board, film
 from recsys.bench.fault_commands import health, soak
+from recsys.bench.learning_commands import online
 from recsys.bench.machine import machine
 
 if TYPE_CHECKING:
@@ -23,8 +25,11 @@ if TYPE_CHECKING:
 
 bench = typer.Typer(no_args_is_help=True, help=__doc__)
 
+bench.command()(board)
+bench.command()(film)
 bench.command()(health)
 bench.command()(soak)
+bench.command()(online)
 
 Out = Annotated[Path | None, typer.Option(help="csv file to add the rows to, with the machine and the versions")]
 
@@ -204,34 +209,6 @@ def serve(
             report("serve", rows, None)
             add_to_csv(rows, path, replace=True)
     plot_serve(small, image)
-
-
-@bench.command()
-def film(
-    out: Annotated[Path, typer.Argument(help="GIF file to write")] = Path("docs/images/board_burst.gif"),
-    folder: Annotated[Path, typer.Option(help="World and model of the demo; made if absent")] = Path("var/demo"),
-    rate: Annotated[
-        float, typer.Option(min=1, max=100, help="Calm requests per second; the crowd is ten times")
-    ] = 26.0,
-    category: Annotated[str, typer.Option(help="What the crowd wants; default drawn by popularity")] = "",
-) -> None:
-    """The board in the same crowd under plain top-k and under price, as an animation of a real run."""
-    from recsys.bench.film import FilmOptions
-    from recsys.bench.film import film as run
-    from recsys.stack.bootstrap import ensure_model, ensure_world, fill
-
-    console, world, model = Console(stderr=True), folder / "world", folder / "model"
-    ensure_world(world, console)
-    ensure_model(model, world, console)
-
-    @contextmanager
-    def service() -> Iterator[LocalStack]:
-        with _stack(model, console) as stack:
-            fill(world, stack.settings(), console)
-            stack.wait_ready()
-            yield stack
-
-    run(service, world.resolve() / "tastes.json", out, FilmOptions(rate=rate, category=category), console)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ WINDOW = {"width": 1180, "height": 800}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
 CAPTION_PX = 34
 FRAME_MS, LAST_FRAME_MS = 280, 2_500
-COLOURS = 96
+COLOURS, PALETTE_FRAMES = 96, 6
 BOARD_WITHIN_S = 60
 HEAT_MAPS = ".st-key-picture [data-testid=stVegaLiteChart]"  # the first two charts
 
@@ -94,7 +94,7 @@ def film(
         with service() as stack:
             headers = {"X-Api-Key": stack.admin_key}
             httpx.put(f"{stack.base}/v1/router", json={"policy": policy}, headers=headers).raise_for_status()
-            board = _start_board(stack)
+            board = start_board(stack)
             stack.processes.start("load", _load_command(stack.base, tastes, options))
             shots = _shots(board, options, f"Filming {policy}", console)
             strips.append([_captioned(shot, caption, options.width) for shot in shots])
@@ -110,7 +110,12 @@ def _load_command(base: str, tastes: Path, options: FilmOptions) -> list[str]:
     return python("-m", "loadtest", "--shape=flash_crowd", f"--host={base}", f"--tastes={tastes}", *told)
 
 
-def _start_board(stack: LocalStack) -> str:
+def start_board(stack: LocalStack) -> str:
+    """Start the board of a service as one more of its processes; its URL.
+
+    Raises:
+        UnavailableError: it does not come up within a minute.
+    """
     port = free_port(8501)
     stack.processes.start("board", python("-m", "dashboard", "--port", str(port)), env={"RECSYS_API_URL": stack.base})
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + BOARD_WITHIN_S
@@ -131,7 +136,7 @@ def _shots(board: str, options: FilmOptions, told: str, console: Console) -> lis
     began = time.monotonic()
     shots = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=_chromium(), args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport=WINDOW)  # type: ignore[arg-type]
         page.goto(board)
         page.locator(f"{HEAT_MAPS} :is(canvas, svg.marks)").first.wait_for(timeout=BOARD_WITHIN_S * 1_000)
@@ -152,7 +157,7 @@ def _shots(board: str, options: FilmOptions, told: str, console: Console) -> lis
     return shots
 
 
-def _chromium() -> str | None:
+def chromium() -> str | None:
     """The distribution's Chromium; None lets Playwright take its own."""
     return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -181,10 +186,10 @@ def _stacked(parts: Sequence[Image]) -> Image:
 
 
 def _save(frames: Sequence[Image], out: Path) -> None:
-    """One palette for all frames, made from one in the crowd: what does not change then costs nothing."""
+    """One palette for all frames, made from a few of them: what does not change then costs nothing."""
     from PIL import Image
 
-    palette = frames[len(frames) // 2].quantize(COLOURS)
+    palette = _stacked(frames[:: max(1, len(frames) // PALETTE_FRAMES)]).quantize(COLOURS)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out.parent.mkdir(parents=True, exist_ok=True)
     durations = [FRAME_MS] * (len(flat) - 1) + [LAST_FRAME_MS]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 pytestmark = pytest.mark.browser
@@ -82,6 +83,44 @@ def _keep(page: Page, name: str) -> None:
         page.screenshot(path=Path(folder) / f"{name}.png")
 
 
+def _nobody_kept_out(page: Page) -> None:
+    """No serious finding of axe-core."""
+    page.evaluate(AXE_SCRIPT)
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    serious = [
+        f"{one['id']}: {node['html'][:160]} {node['failureSummary']}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]
+    assert not serious, "\n".join(serious)
+
+
+FOCUS = """() => {
+    const at = document.activeElement;
+    const control = at.matches('a, button, input, textarea, summary, [role=slider], [role=tab]');
+    const marked = [at, at.parentElement, at.parentElement?.parentElement].filter(Boolean).some(one => {
+        const s = getComputedStyle(one);
+        return (s.outlineStyle !== 'none' && s.outlineWidth !== '0px') || s.boxShadow !== 'none';
+    });
+    return control ? {name: (at.ariaLabel || at.innerText || '').trim(), marked} : null;
+}"""
+
+
+def _tab_to(page: Page, name: str, *, most: int = 30) -> None:
+    """Walk by the Tab key; everything on the way shows that it has the focus."""
+    met = []
+    for _ in range(most):
+        page.keyboard.press("Tab")
+        focus = page.evaluate(FOCUS)
+        if focus is not None:
+            met.append(focus["name"])
+            assert focus["marked"], f"{focus['name']!r} has the focus and does not show it"
+            if name in focus["name"]:
+                return
+    pytest.fail(f"{name!r} is not within {most} steps of the Tab key: {met}")
+
+
 def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None:
     """Calm, a flash crowd, work moves; plain top-k piles up; back; a like; the service goes and returns."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
@@ -94,6 +133,12 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     page.locator(CHARTS).first.wait_for(timeout=LONG_MS)
     assert page.locator("[data-testid=stVegaLiteChart]").count() == 11
     _keep(page, "calm")
+    _nobody_kept_out(page)
+    for control in ("Recommend", "System", "Layer", "price"):
+        _tab_to(page, control)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Routing policy")).to_be_visible(timeout=LONG_MS)
+    page.keyboard.press("Escape")
 
     served.fake.flash_crowd(5, 11, ago_s=60)
     _headline(page, "Crowd on experts 5 and 11, work stays even")
@@ -137,6 +182,7 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     expect(page.locator(".move.new").first).to_be_visible(timeout=LONG_MS)
     expect(titles.filter(has_text=re.compile(f"^{liked}$"))).to_have_count(0, timeout=LONG_MS)
     _keep(page, "recommend")
+    _nobody_kept_out(page)
 
     served.stop()
     page.get_by_role("button", name="Like").first.click()
@@ -175,6 +221,7 @@ def test_phone_and_dark(browser: Browser, board: str, served: Any) -> None:
         page.locator(ready).first.wait_for(timeout=LONG_MS)
         assert _overflow(page) <= 0, path
         _keep(page, f"phone_{path}")
+        _nobody_kept_out(page)
     context.close()
 
 
