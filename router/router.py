@@ -33,6 +33,8 @@ class Router:
         self.experts = experts
         self.last_plans: list[RoutingPlan | None] = [None] * layers
         self._states = [RouterState.initial(experts) for _ in range(layers)]
+        self._said_E: Tensor | None = None
+        self._dealt_E: Tensor | None = None
         self.set_health(torch.ones(experts))
         self.set_replicas(torch.ones(experts))
 
@@ -52,28 +54,34 @@ class Router:
         self._capacity_factor = float(value)
 
     def set_health(self, health_E: Tensor) -> None:
-        """Share of its capacity that each expert has left: 1 well, 0 dead.
+        """Share of its capacity that each expert has left: 1 well, 0 dead. The same tensor again says nothing new.
 
         Raises:
             ValueError: wrong shape, or a value outside [0, 1].
         """
+        if health_E is self._said_E:
+            return
         if health_E.shape != (self.experts,):
             raise ValueError(f"health must have shape ({self.experts},), not {tuple(health_E.shape)}")
         if not bool(((health_E >= 0) & (health_E <= 1)).all()):
             raise ValueError("health must be in [0, 1] for every expert")
         self._health_E = health_E.detach().to("cpu", torch.float64)
         self._lost = bool((health_E < 1).any())
+        self._said_E = health_E
 
     def set_replicas(self, replicas_E: Tensor) -> None:
-        """Slots of each expert: 1, and more for a hot one that was given spare ones.
+        """Slots of each expert: 1, and more for a hot one that was given spare ones. The same again says nothing new.
 
         Raises:
             ValueError: wrong shape, or less than one.
         """
+        if replicas_E is self._dealt_E:
+            return
         if replicas_E.shape != (self.experts,) or bool((replicas_E < 1).any()):
             raise ValueError(f"replicas must be >= 1 for each of {self.experts} experts")
         self._replicas_E = replicas_E.detach().to("cpu", torch.float64)
         self._spare = bool((replicas_E > 1).any())
+        self._dealt_E = replicas_E
 
     def capacity(self, tokens: int, k: int) -> Tensor:
         """Slots per expert for a batch of that many tokens, int64 (E,).

@@ -183,6 +183,6 @@ def _mean_share(trial: HealthTrial, start_s: float, end_s: float) -> float:
 
 
 def _first(trial: HealthTrial, start_s: float, end_s: float, reached: Callable[[float], bool]) -> float:
-    """Seconds from `start_s` to the end of the first snapshot that is like that; NaN: none before `end_s`."""
-    found = [at_s - start_s for at_s, share, _ in trial.load if start_s <= at_s < end_s and reached(share)]
-    return found[0] if found else float("nan")
+    """Seconds from `start_s` to the first of three snapshots in a row that are like that; NaN: none before `end_s`."""
+    inside = [(at_s - start_s, reached(share)) for at_s, share, _ in trial.load if start_s <= at_s < end_s]
+    return next((at_s for n, (at_s, _) in enumerate(inside) if all(ok for _, ok in inside[n : n + 3])), float("nan"))

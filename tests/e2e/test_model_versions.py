@@ -44,8 +44,9 @@ def versions(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path
 
 @pytest.fixture(scope="module")
 def swapping(tmp_path_factory: pytest.TempPathFactory, start_service: Any, versions: Path) -> Iterator[Any]:
-    """Two engines that may choose between these versions."""
-    with start_service(tmp_path_factory.mktemp("swapping"), 2, RECSYS_ENGINE__MODELS_DIR=str(versions)) as running:
+    """Two engines that may choose between these versions, with spare slots to deal out."""
+    environment = {"RECSYS_ENGINE__MODELS_DIR": str(versions), "RECSYS_ROUTER__SPARE_SLOTS": "2"}
+    with start_service(tmp_path_factory.mktemp("swapping"), 2, **environment) as running:
         yield running
 
 
@@ -98,6 +99,20 @@ def test_versions_change_under_load_without_a_lost_request(swapping: Any, http: 
     seen = Counter((status, fallback) for caller in callers for status, fallback, _ in caller.answers)
     assert set(seen) == {(200, None)}, seen
     assert {version for caller in callers for _, _, version in caller.answers} == {"tiny", "second", "wide"}
+
+
+def test_hot_experts_get_the_spare_slots(http: httpx.Client, eventually: Any) -> None:
+    http.post("/v1/models/tiny/activate").raise_for_status()
+
+    def dealt() -> bool:
+        http.post("/v1/recommendations", json={"history": ["i1"], "k": 5})
+        for snapshot in http.get("/v1/experts?window_s=2").json()["snapshots"]:
+            demand = [sum(layer["demand"][e] for layer in snapshot["layers"]) for e in range(len(snapshot["replicas"]))]
+            if any(demand) and snapshot["replicas"][demand.index(max(demand))] > 1:
+                return sum(snapshot["replicas"]) == 8 + 2
+        return False
+
+    eventually(dealt, within_s=30, what="a second slot for the hottest expert")
 
 
 def test_a_rollback_brings_back_the_version_before(http: httpx.Client) -> None:
