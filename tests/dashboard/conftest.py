@@ -7,14 +7,14 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import pytest
 import uvicorn
-from fastapi import FastAPI, Header
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, Header, Request
+from fastapi.responses import JSONResponse, Response
 
 from recsys.api import schemas, traffic_schemas
 from recsys.api.compare import difference
@@ -51,6 +51,7 @@ class FakeService:
     engines: tuple[str, ...] = ("engine-0",)
     layers: int = 2
     fallback: bool = False
+    unavailable: str = ""  # why every call of /v1 is answered 503
     policy: str = "price"
     capacity_factor: float = 1.25
     policy_log: list[tuple[int, str, float]] = field(default_factory=list)
@@ -185,6 +186,12 @@ class FakeService:
 
     def app(self) -> FastAPI:
         app = FastAPI()
+
+        @app.middleware("http")
+        async def refuse(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+            if self.unavailable and request.url.path.startswith("/v1"):
+                return _problem(503, self.unavailable)
+            return await call_next(request)
 
         @app.get("/v1/experts")
         def experts(window_s: float = 60.0) -> schemas.ExpertsAnswer:

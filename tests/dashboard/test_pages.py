@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -367,3 +368,42 @@ def test_another_model_and_back(served: Any) -> None:
     served.stop()
     st.cache_data.clear()
     assert "Not known: No answer from" in shown(page.run())
+
+
+PAGES = {"live": _live, "recommend": _recommend, "compare": _compare, "experts": _experts, "system": _system}
+WELL = {
+    "live": "Calm",
+    "recommend": "of gate score kept",
+    "compare": "The same items in the same order",
+    "experts": "In words",
+    "system": "`m-20`: serves on engine-0",
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("trouble", ["Redis cannot be reached", "no engine"])
+def test_what_is_wrong_is_said_and_every_page_comes_back_by_itself(served: Any, name: str, trouble: str) -> None:
+    served.fake.unavailable = trouble
+    page = run_until(PAGES[name], trouble)
+    served.fake.unavailable = ""
+    deadline = time.monotonic() + 20
+    while WELL[name] not in shown(page):  # what its timer does
+        assert time.monotonic() < deadline, shown(page)
+        st.cache_data.clear()
+        time.sleep(0.1)
+        page.run()
+    assert trouble not in shown(page)
+
+
+def test_without_the_load_test_the_lab_says_so_and_comes_back(
+    served: Any, monkeypatch: pytest.MonkeyPatch, tiny_world: Path
+) -> None:
+    monkeypatch.setenv("RECSYS_DASHBOARD_TASTES", str(tiny_world / "tastes.json"))
+    found = importlib.util.find_spec
+    with monkeypatch.context() as absent:
+        absent.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == "locust" else found(name, *rest)
+        )
+        page = run(_burst)
+        assert "The package `locust`" in shown(page)
+    assert "Nothing ran yet" in shown(page.run())
