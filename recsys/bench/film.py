@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,8 +96,8 @@ def film(
             headers = {"X-Api-Key": stack.admin_key}
             httpx.put(f"{stack.base}/v1/router", json={"policy": policy}, headers=headers).raise_for_status()
             board = start_board(stack)
-            stack.processes.start("load", _load_command(stack.base, tastes, options))
-            shots = _shots(board, options, f"Filming {policy}", console)
+            load = partial(stack.processes.start, "load", _load_command(stack.base, tastes, options))
+            shots = _shots(board, load, options, f"Filming {policy}", console)
             strips.append([_captioned(shot, caption, options.width) for shot in shots])
     frames = [_stacked(parts) for parts in zip(*strips, strict=True)]
     _save(frames, out)
@@ -129,16 +130,20 @@ def start_board(stack: LocalStack) -> str:
             time.sleep(0.1)
 
 
-def _shots(board: str, options: FilmOptions, told: str, console: Console) -> list[bytes]:
+def _shots(
+    board: str, start_load: Callable[[], object], options: FilmOptions, told: str, console: Console
+) -> list[bytes]:
     """One picture a second of headline, figures and heat maps, from `calm_s` before the crowd on."""
     from playwright.sync_api import sync_playwright
 
-    began = time.monotonic()
     shots = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport=WINDOW)  # type: ignore[arg-type]
         page.goto(board)
+        page.locator(".story h1").wait_for(timeout=BOARD_WITHIN_S * 1_000)
+        start_load()
+        began = time.monotonic()
         page.locator(f"{HEAT_MAPS} :is(canvas, svg.marks)").first.wait_for(timeout=BOARD_WITHIN_S * 1_000)
         page.add_style_tag(content=".story p { min-height: 3.2em }")  # one line or two, the charts stay where they are
         clip: Any = page.evaluate(
@@ -149,6 +154,8 @@ def _shots(board: str, options: FilmOptions, told: str, console: Console) -> lis
             }""",
             HEAT_MAPS,
         )
+        if time.monotonic() - began > options.before_s:
+            raise UnavailableError("the machine is too busy to be filmed: the board was drawn after the crowd began")
         seconds = int(options.calm_s + options.crowd_s + options.after_s)
         for second in track(range(seconds), told, console=console, transient=True):
             page.wait_for_timeout(max(0.0, 1e3 * (began + options.before_s + second - time.monotonic())))
