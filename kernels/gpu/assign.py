@@ -27,7 +27,7 @@ from kernels.gpu import tiles
 from kernels.gpu.choice import choose
 from kernels.gpu.dot import power_of_two
 from kernels.gpu.prices import Prices, market, values
-from kernels.gpu.together import KEY_BITS, count_digits, digits, meet, next_digit
+from kernels.gpu.together import count_digits, digits, key_bits, meet, next_digit
 
 ROUNDS = 8
 MOST_EXPERTS = 64
@@ -246,7 +246,8 @@ def assign(
     if not tokens:
         return Assignment(made.held_T, *(part.zero_() for part in made[1:]))
     columns = power_of_two(experts)
-    digit, levels = digits(columns, KEY_BITS)
+    bits, token_bits = key_bits(tokens)
+    digit, levels = digits(columns, bits)
     block = tiles.tokens_together(tokens, columns)
     programs = tiles.programs_together(triton.cdiv(tokens, block), scores_TE.device)
     sizes = [1, ROUNDS * columns, ROUNDS * columns * (levels << digit)]
@@ -255,7 +256,7 @@ def assign(
         scores_TE, bias_E, prices.prices_E, prices.bound, capacity_E, phase, *made,
         new(tokens, columns, dtype=torch.int32), new(programs, dtype=torch.float64), loads, histograms, arrived, tokens,
         E=experts, K=k, BT=block, BE=columns, BP=power_of_two(programs), ROUNDS=ROUNDS, DIGIT=digit, LEVELS=levels,
-        TOKEN_BITS=max(1, (tokens - 1).bit_length()), KEY_BITS=KEY_BITS, HAS_BIAS=bias_E is not None,
+        TOKEN_BITS=token_bits, KEY_BITS=bits, HAS_BIAS=bias_E is not None,
         HAS_PHASE=phase is not None, num_warps=8, launch_cooperative_grid=True,
     )  # fmt: skip
     return made

@@ -1,11 +1,12 @@
 """The whole GPU run in one command: `python -m kernels.gpu.run --out FOLDER`, under eight minutes on one GPU.
 
-1. The oracle tests of the kernels, on the device. While one is red, no speed is reported.
-2. The sizes in use in bfloat16 against float64, and a captured graph that replays with other tokens, bit for bit.
-3. Times: this layer and its rivals, calm and in a crowd, medians over replays that rotate inputs, with the counted
-   floor and the time predicted beside them. One csv with device and versions.
+1. Predictions are written. Then the oracle tests of the kernels run on the device; of what is red no speed is reported.
+2. Each form in bfloat16 against float64, and in a captured graph that replays with other tokens, bit for bit.
+3. Times: this layer and its rivals, calm and in a crowd, medians over replays that rotate inputs, beside the counted
+   floor and the prediction: csv with device and versions, table in markdown, picture.
 
-`--dry` walks the same path in Triton's interpreter on tiny sizes and reports no times: it shows that the run works.
+`--interpret` walks the same path in Triton's interpreter on tiny sizes and reports no times: it shows that the run
+works. It needs torch, triton, pytest, hypothesis and scipy, and takes matplotlib where it is installed.
 """
 
 from __future__ import annotations
@@ -13,23 +14,32 @@ from __future__ import annotations
 import argparse
 import csv
 import os
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # triton is imported after --interpret is known
+    from kernels.gpu.bench import Bench, Form
+    from kernels.gpu.machine import CudaDevice, Interpreter
 
 ROOT = Path(__file__).resolve().parents[2]
-BUDGET_S = 450.0
-TOLERANCE, TOLERANCE_DRY = 5e-3, 1.2e-2  # the interpreter cuts bfloat16 where a GPU rounds
+CASES = "tests/kernels_gpu/cases"
+ORACLES = {
+    "layer": [f"{CASES}/test_{name}.py" for name in ("route", "plan", "experts", "ops", "layer")] + ["-k not balanced"],
+    "balanced": [f"{CASES}/test_{name}.py" for name in ("prices", "assign", "layer")]
+    + ["-k balanced or prices or assign"],
+}
+ORACLES_S = 200.0
+BUDGET_S = 420.0
+TOLERANCE, TOLERANCE_INTERPRETED = 5e-3, 1.2e-2  # the interpreter cuts bfloat16 where a GPU rounds
 TOLERANCE_RIVALS = 2e-2  # they round more often; what matters is that they compute the same layer
-COLUMNS = [
-    *("shape", "tokens", "width", "hidden", "experts", "k", "routing", "form", "mode"),
-    *("median_us", "p10_us", "p90_us", "predicted_us", "floor_us", "share_of_floor", "error", "status"),
-    *("device", "torch", "triton"),
-]
+STARTED = time.monotonic()
 
 
 def say(text: str) -> None:
@@ -38,231 +48,215 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-STARTED = time.monotonic()
+def red_oracles(interpret: bool, out: Path) -> set[str]:
+    """Run the cases of the kernels' tests where the kernels will run; which of `ORACLES` fail or do not end."""
+    running = {}
+    for name, chosen in ORACLES.items():
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--maxfail=5", "-p", "no:cacheprovider"]
+        command += ["-W", "default", f"--confcutdir={CASES}"]  # other versions warn of other things: results count
+        if interpret:
+            chosen = (
+                [f"{CASES}/test_plan.py::test_no_tokens"] if name == "layer" else [f"{CASES}/test_assign.py::{FAST}"]
+            )
+        elif find_spec("xdist"):
+            command += ["-n", "6"]  # what takes the time is compiling
+        environment = os.environ | ({"OMP_NUM_THREADS": "1"} if interpret else {"KERNELS_ON_GPU": "1"})
+        log = (out / f"oracle-{name}.log").open("w+")
+        started = subprocess.Popen([*command, *chosen], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT,
+                                   start_new_session=True)  # fmt: skip
+        running[name] = started, log
+    red, until = set(), time.monotonic() + ORACLES_S
+    for name, (process, log) in running.items():
+        try:
+            status: int | str = process.wait(max(1.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:  # its workers too, and with them a kernel that waits for ever
+            os.killpg(process.pid, signal.SIGKILL)
+            status = f"not ended after {ORACLES_S:.0f} s"
+        log.seek(0)
+        lines = log.read().splitlines()
+        log.close()
+        say(f"oracle tests, {name}: {lines[-1] if lines else ''} ({'green' if status == 0 else f'RED: {status}'})")
+        if status != 0:
+            red.add(name)
+            sys.stdout.write("\n".join(lines[-60:]) + "\n")
+    return red
 
 
-def oracle_tests_pass(dry: bool) -> bool:
-    """Run the cases of the kernels' tests where the kernels will run."""
-    cases = "tests/kernels_gpu/cases"
-    command = [sys.executable, "-m", "pytest", cases + ("/test_plan.py::test_no_tokens" if dry else ""), "-q", "-x"]
-    command += ["-W", "default"]  # other versions warn of other things: only results count here
-    if not dry and find_spec("xdist"):
-        command += ["-n", "4"]  # what takes the time is compiling
-    command += [f"--confcutdir={cases}", "-p", "no:cacheprovider"]
-    environment = os.environ | ({} if dry else {"KERNELS_ON_GPU": "1"})
-    return subprocess.run(command, cwd=ROOT, env=environment).returncode == 0
+FAST = "test_more_experts_than_bits_are_refused"
 
 
-class Bench:
-    """One layer on the device with several batches of tokens."""
-
-    def __init__(self, name: str, shape: Any, routing: str, device: str) -> None:
-        import torch
-
-        self.name, self.shape, self.routing = name, shape, routing
-        draws = torch.Generator().manual_seed(0)
-        tokens, width, hidden, experts, self.k = shape
-
-        def normal(*size: int, scale: float = 1.0) -> torch.Tensor:
-            return (torch.randn(*size, generator=draws) * scale).to(device, torch.bfloat16)
-
-        self.gate_DE = normal(width, experts, scale=width**-0.5)
-        self.w_up, self.w_down = normal(experts, width, 2 * hidden, scale=width**-0.5), normal(
-            experts, hidden, width, scale=hidden**-0.5
-        )  # fmt: skip
-        self.batches = [normal(tokens, width) for _ in range(4)]
-        if routing == "crowd":  # half of the tokens come for one topic
-            topic_D = normal(width)
-            for x_TD in self.batches:
-                x_TD[::2] = 0.3 * x_TD[::2] + topic_D
-
-    def expected(self, x_TD: Any, ids_TK: Any, gates_TK: Any) -> Any:
-        """Float64, expert by expert."""
-        import torch
-
-        from kernels import reference
-
-        y_TD = torch.zeros(x_TD.shape, dtype=torch.float64, device=x_TD.device)
-        for e in range(self.shape.experts):
-            token_N, slot_N = (ids_TK == e).nonzero(as_tuple=True)
-            y_ND = reference.swiglu(x_TD[token_N].double(), self.w_up[e].double(), self.w_down[e].double())
-            y_TD.index_add_(0, token_N, y_ND * gates_TK[token_N, slot_N, None].double())
-        return y_TD
-
-    def ours(self) -> Iterator[tuple[str, Callable[[Any], Any], bool]]:
-        """(name, run, whether nothing is dropped) of the forms of this project."""
-        import torch
-
-        from kernels.gpu import layer, tiles
-
-        weights, shape = (self.gate_DE, self.w_up, self.w_down, self.k), self.shape
-        even = -(-shape.slots // shape.experts)
-        capacity_E = torch.full((shape.experts,), even, device=self.gate_DE.device)
-        tiny = tiles.prefers_tiny(shape.tokens, shape.width, shape.hidden, shape.experts)
-        yield "ours: one launch" if tiny else "ours: dropless", lambda x: layer.moe(x, *weights), True
-        if tiny:  # a capacity that nobody reaches keeps to the separate kernels
-            yield "ours: dropless", lambda x: layer.moe(x, *weights, capacity=shape.tokens), True
-        yield "ours: capacity 1.0", lambda x: layer.moe(x, *weights, capacity=even), False
-        yield "ours: balanced, 8 sweeps", lambda x: layer.balanced(x, *weights, capacity_E).y_TD, False
-
-    def error_of_ours(self, run: Callable[[Any], Any]) -> float:
-        """Relative norm error of a dropless form, for the routes that the kernel itself takes."""
-        from kernels import ops
-        from kernels.gpu.route import route
-
-        x_TD = self.batches[0]
-        routes = route(x_TD, self.gate_DE, self.k, keep_scores=True)
-        ids_TK = routes.ids_TK.long()
-        assert routes.scores_TE is not None
-        expected = self.expected(x_TD, ids_TK, ops.normalised_gates(routes.scores_TE.double(), ids_TK))
-        return float((run(x_TD).double() - expected).norm() / expected.norm())
-
-
-def replay_is_right(bench: Bench, run: Callable[[Any], Any]) -> bool:
+def replay_is_right(bench: Bench, form: Form, machine: CudaDevice | Interpreter) -> bool:
     """A captured graph, given other tokens in the same memory, gives the bits of a direct call."""
     import torch
 
     held_TD = bench.batches[0].clone()
-    graph, result = captured(lambda: run(held_TD))
+    replay, (result,) = machine.capture([lambda: form.run(held_TD)])
     for x_TD in bench.batches[1:]:
         held_TD.copy_(x_TD)
-        graph.replay()
-        torch.cuda.synchronize()
-        if not torch.equal(result, run(x_TD)):
+        replay()
+        machine.check()
+        if not torch.equal(result, form.run(x_TD)):
             return False
     return True
 
 
-def captured(run: Callable[[], Any]) -> tuple[Any, Any]:
-    """A CUDA graph of one call, and where its result appears."""
-    import torch
+def times_us(
+    bench: Bench, run: Callable[[Any], Any], machine: CudaDevice | Interpreter, in_graph: bool
+) -> tuple[float, ...]:
+    """p10, median, p90 of one call. A sample is several turns of all batches, in one graph where the form allows it."""
+    calls = [partial(run, x) for x in bench.batches] * machine.turns
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            run()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run()
-    return graph, result
+    def one_by_one() -> None:
+        for call in calls:
+            call()
 
-
-def times_us(bench: Bench, run: Callable[[Any], Any], in_graph: bool) -> list[float]:
-    """p10, median, p90 of one call, batches in turn; each sample is a run of calls between two events."""
-    import torch
-
-    calls: list[Callable[[], Any]] = [lambda x=x: run(x) for x in bench.batches]  # type: ignore[misc]
-    for call in calls:
-        call()
-    if in_graph:
-        calls = [captured(call)[0].replay for call in calls]
-    samples: list[float] = []
-    turns, until = 3, time.monotonic() + 0.8
-    while len(samples) < 5 or (time.monotonic() < until and len(samples) < 60):
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
-        for _ in range(turns):
-            for call in calls:
-                call()
-        last.record()
-        last.synchronize()
-        samples.append(1e3 * first.elapsed_time(last) / (turns * len(calls)))
+    sample = machine.capture(calls)[0] if in_graph else one_by_one
+    samples = [machine.elapsed_us(sample)]
+    if machine.measures:  # that first one was to warm up
+        samples, until = [], time.monotonic() + 0.6
+        while len(samples) < 5 or (time.monotonic() < until and len(samples) < 60):
+            samples.append(machine.elapsed_us(sample) / len(calls))
     samples.sort()
-    return [samples[int(share * (len(samples) - 1))] for share in (0.1, 0.5, 0.9)]
+    return tuple(samples[int(share * (len(samples) - 1))] for share in (0.1, 0.5, 0.9))
 
 
-def rows_of(bench: Bench, dry: bool) -> Iterator[dict[str, Any]]:
-    """One row per form: error first, then, if that is right, times."""
-    from kernels.gpu import rivals, roofline
-    from kernels.gpu.rivals import torch_route
+def timed(bench: Bench, form: str, run: Callable[[Any], Any], machine: CudaDevice | Interpreter, in_graph: bool,
+          peaks: tuple[float, float]) -> dict[str, Any]:  # fmt: skip
+    """The numbers of a form that is known to be right."""
+    from kernels.gpu import roofline
 
-    def row(
-        form: str, run: Callable[[Any], Any], in_graph: bool, error: float | None, tolerance: float
-    ) -> dict[str, Any]:
-        made: dict[str, Any] = {"form": form, "mode": "graph" if in_graph else "eager", "error": error, "status": "ok"}
-        if error is not None and not error < tolerance:
-            return made | {"status": "wrong result: no time reported"}
-        if dry:
-            run(bench.batches[0])
-            return made | {"status": "dry run: no time reported"}
-        p10, median, p90 = times_us(bench, run, in_graph)
-        floor = roofline.floor_us(bench.shape)
-        return made | {"p10_us": p10, "median_us": median, "p90_us": p90, "share_of_floor": floor / median}
+    p10, median, p90 = times_us(bench, run, machine, in_graph)
+    made: dict[str, Any] = {"form": form, "mode": "graph" if in_graph else "eager"}
+    if not machine.measures:
+        return made | {"status": "interpreter: no time reported"}
+    share = roofline.floor_us(bench.shape, *peaks) / median
+    return made | {"p10_us": p10, "median_us": median, "p90_us": p90, "share_of_floor": share, "status": "ok"}
 
-    for form, run, dropless in bench.ours():
-        error = bench.error_of_ours(run) if dropless else None
-        yield row(form, run, True, error, TOLERANCE_DRY if dry else TOLERANCE)
+
+def rows_of_ours(
+    bench: Bench, machine: CudaDevice | Interpreter, peaks: tuple[float, float], red: set[str]
+) -> Iterator[dict[str, Any]]:
+    """One row per form of ours: error first, then the replay, and, if both are right, times."""
+    from kernels.gpu import roofline
+
+    for form in bench.forms():
+        row: dict[str, Any] = {"form": form.name}
+        if form.slots != "first":
+            row["predicted_us"] = (roofline.balanced_us if form.slots == "balanced" else roofline.predicted_us)(
+                bench.shape
+            )
+        if ("balanced" if form.slots == "balanced" else "layer") in red:
+            yield row | {"status": "wrong: oracle tests are red, no time reported"}
+            continue
+        try:
+            row["error"], row["gap"] = bench.error(form)
+            if not row["error"] < (TOLERANCE if machine.measures else TOLERANCE_INTERPRETED):
+                yield row | {"status": "wrong result: no time reported"}
+            elif not replay_is_right(bench, form, machine):
+                yield row | {"status": "wrong: a replayed graph gives other bits than a call, no time reported"}
+            else:
+                yield row | timed(bench, form.name, form.run, machine, True, peaks)
+        except Exception as reason:  # what one form cannot do must not cost the others their numbers
+            yield row | {"status": f"wrong: {type(reason).__name__}: {str(reason)[:200]}"}
+
+
+def rows_of_rivals(
+    bench: Bench, machine: CudaDevice | Interpreter, peaks: tuple[float, float]
+) -> Iterator[dict[str, Any]]:
+    """One row per rival that is installed here."""
+    from kernels.gpu import rivals
+
     x_TD = bench.batches[0]
-    ids_TK, gates_TK = torch_route(x_TD, bench.gate_DE, bench.k)
+    ids_TK, gates_TK = rivals.torch_route(x_TD, bench.gate_DE, bench.k)
     expected = bench.expected(x_TD, ids_TK, gates_TK)
-    most = max(int(torch_route(x, bench.gate_DE, bench.k)[0].flatten().bincount().max()) for x in bench.batches)
+    loads = [rivals.torch_route(x, bench.gate_DE, bench.k)[0].flatten().bincount().max() for x in bench.batches]
+    most = max(int(load) for load in loads)
     for rival in rivals.installed():
-        compiles = rival.name.startswith("torch.compile")
-        if compiles and (dry or bench.routing == "crowd" or bench.name not in ("S2", "S3")):
+        if rival.name.startswith("torch.compile") and (
+            not machine.measures or bench.routing == "crowd" or bench.name not in ("S2", "S3")
+        ):
             continue  # a minute of compilation each
-        if time.monotonic() - STARTED > BUDGET_S:
+        if machine.measures and time.monotonic() - STARTED > BUDGET_S:
             yield {"form": rival.name, "status": "left out: time budget spent"}
             continue
         try:
             experts = rival.make(bench.w_up, bench.w_down, most)
 
-            def layer(x: Any, experts: Any = experts) -> Any:
-                return experts(x, *torch_route(x, bench.gate_DE, bench.k))
+            def run(x: Any, experts: Any = experts) -> Any:
+                return experts(x, *rivals.torch_route(x, bench.gate_DE, bench.k))
 
-            error = float((layer(x_TD).double() - expected).norm() / expected.norm())
-            yield row(rival.name, layer, rival.in_graph, error, TOLERANCE_RIVALS)
+            error = float((run(x_TD).double() - expected).norm() / expected.norm())
+            if not error < TOLERANCE_RIVALS:
+                yield {"form": rival.name, "error": error, "status": "other result: no time reported"}
+                continue
+            yield {"error": error} | timed(bench, rival.name, run, machine, rival.in_graph, peaks)
         except Exception as reason:  # another project's code may fail in any way; the run goes on without it
             yield {"form": rival.name, "status": f"failed: {type(reason).__name__}: {str(reason)[:120]}"}
 
 
-def main() -> int:
+def measure(out: Path, machine: CudaDevice | Interpreter, red: set[str], about: dict[str, str]) -> list[dict[str, Any]]:
+    """Every shape, calm and in a crowd, ours first; each row is on disk as soon as it is known."""
+    import torch
+
+    from kernels.gpu import report, roofline
+    from kernels.gpu.bench import Bench
+    from kernels.gpu.shapes import SHAPES, Shape
+
+    rows: list[dict[str, Any]] = []
+    shapes = SHAPES if machine.measures else {"tiny": Shape(24, 16, 16, 4)}
+    with (out / "moe_layer.csv").open("w", newline="") as file, torch.inference_mode():
+        table = csv.DictWriter(file, report.COLUMNS)
+        table.writeheader()
+        peaks = machine.peaks()
+        say(f"this machine: product {peaks[0] / 1e12:.0f} TFLOP/s, copy {peaks[1] / 1e12:.2f} TB/s")
+        for name, shape in shapes.items():
+            for routing in ("calm", "crowd") if machine.measures else ("crowd",):
+                bench = Bench(name, shape, routing, machine)
+                for source in (rows_of_ours(bench, machine, peaks, red), rows_of_rivals(bench, machine, peaks)):
+                    for found in source:
+                        floor = {"floor_us": roofline.floor_us(shape, *peaks)}
+                        row = shape._asdict() | {"shape": name, "routing": routing} | floor | found | about
+                        table.writerow(row)
+                        file.flush()
+                        rows.append(row)
+                        time_us = f"{row['median_us']:9.1f} us" if "median_us" in row else " " * 12
+                        say(f"{name:<5}{routing:<6}{row['form']:<29}{time_us}  {row['status']}")
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("var/kernels_gpu"), help="folder of the csv")
-    parser.add_argument("--dry", action="store_true", help="interpreter, tiny sizes, no times")
-    arguments = parser.parse_args()
-    dry = bool(arguments.dry)
-    if dry:
+    parser.add_argument("--out", type=Path, default=Path("var/kernels_gpu"), help="folder of csv, table and picture")
+    parser.add_argument("--interpret", action="store_true", help="Triton's interpreter, tiny sizes, no times")
+    options = parser.parse_args(arguments)
+    interpret, out = bool(options.interpret), Path(options.out)
+    if interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, here and in the tests' process
     import torch
     import triton
 
-    from kernels.gpu import roofline
-    from kernels.gpu.shapes import SHAPES, Shape
-
-    if not dry and not torch.cuda.is_available():
-        say("no CUDA device: nothing to measure (--dry walks through in the interpreter)")
+    if interpret:
+        torch.set_num_threads(1)
+    if not interpret and not torch.cuda.is_available():
+        say("no CUDA device: nothing to measure (--interpret walks through in the interpreter)")
         return 2
-    say("oracle tests")
-    if not oracle_tests_pass(dry):
-        say("an oracle test is red: no speed is reported")
-        return 1
-    device = "cpu" if dry else "cuda"
-    about = {"device": "interpreter" if dry else torch.cuda.get_device_name(), "torch": torch.__version__,
-             "triton": triton.__version__}  # fmt: skip
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path, wrong = arguments.out / "moe_layer.csv", 0
-    with path.open("w", newline="") as file, torch.inference_mode():
-        table = csv.DictWriter(file, COLUMNS)
-        table.writeheader()
-        for name, shape in ({"dry": Shape(40, 16, 16, 4)} if dry else SHAPES).items():
-            for routing in ("calm", "crowd"):
-                bench = Bench(name, shape, routing, device)
-                if not dry and not all(replay_is_right(bench, run) for _, run, _ in bench.ours()):
-                    say(f"{name} {routing}: a replayed graph gives other bits than a call: no speed is reported")
-                    return 1
-                for found in rows_of(bench, dry):
-                    own = found["form"].startswith("ours")
-                    counted = {"floor_us": roofline.floor_us(shape)}
-                    if found["form"] in ("ours: dropless", "ours: one launch"):
-                        counted["predicted_us"] = roofline.predicted_us(shape)
-                    table.writerow(shape._asdict() | {"shape": name, "routing": routing} | counted | found | about)
-                    file.flush()
-                    wrong += own and found["status"].startswith("wrong")
-                    time_us = f"{found['median_us']:9.1f} us" if "median_us" in found else " " * 12
-                    say(f"{name:<4}{routing:<6}{found['form']:<30}{time_us}  {found['status']}")
-    say(f"{path}: {'some of our forms are WRONG' if wrong else 'done'}")
+    from kernels.gpu import report
+    from kernels.gpu.machine import CudaDevice, Interpreter
+    from kernels.gpu.shapes import SHAPES
+
+    out.mkdir(parents=True, exist_ok=True)
+    report.write_predictions(out / "predictions.csv", SHAPES)
+    red = red_oracles(interpret, out)
+    machine = Interpreter() if interpret else CudaDevice()
+    about = {"device": machine.name, "torch": torch.__version__, "triton": triton.__version__}
+    rows = measure(out, machine, red, about) if "layer" not in red else []
+    title = ", ".join(f"{name} {text}" for name, text in about.items())
+    table = report.markdown(rows, title)
+    (out / "moe_layer.md").write_text(table)
+    drawn = report.draw(rows, out / "roofline.png", title)
+    sys.stdout.write(table)
+    wrong = bool(red) or any(row["status"].startswith("wrong") for row in rows)
+    say(f"{out}: {'something of ours is WRONG' if wrong else 'done'}{'' if drawn else ', no picture'}")
     return 1 if wrong else 0
 
 

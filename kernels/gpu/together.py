@@ -9,8 +9,16 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-PRICE_BITS, KEY_BITS = 14, 30
-"""Steps of a price between nought and the highest, and bits of the keys by which slots are given."""
+PRICE_BITS = 14
+"""Steps of a price between nought and the highest."""
+MARGIN_BITS, MOST_KEY_BITS = 14, 30
+"""Leading bits of a margin in a key by which slots are given, and bits of the whole key at most."""
+
+
+def key_bits(tokens: int) -> tuple[int, int]:
+    """Bits of a key, and how many of them name the token."""
+    token_bits = max(1, (tokens - 1).bit_length())
+    return min(MOST_KEY_BITS, token_bits + MARGIN_BITS), token_bits
 
 
 def digits(experts: int, bits: int) -> tuple[int, int]:

@@ -45,13 +45,16 @@ def test_cases_on_the_device() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-def test_dry_run_of_the_gpu_run(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "kernels.gpu.run", "--dry", "--out", str(tmp_path)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_the_gpu_run_walks_through_in_the_interpreter(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kernels.gpu.run", "--interpret", "--out", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     lines = (tmp_path / "moe_layer.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 7
-    assert all("dry run: no time reported" in line for line in lines[1:])
+    assert len(lines) == 1 + 7
+    assert all("interpreter: no time reported" in line for line in lines[1:])
+    assert "not measured" in (tmp_path / "moe_layer.md").read_text()
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 8
 
 
 def test_without_a_device_the_gpu_run_says_so(tmp_path: Path) -> None:

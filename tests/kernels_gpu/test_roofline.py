@@ -18,11 +18,12 @@ README = Path(__file__).parents[2] / "kernels" / "README.md"
 def test_nothing_is_predicted_below_its_floor_and_the_table_quotes_both(name: str) -> None:
     shape = SHAPES[name]
     floor, predicted = roofline.floor_us(shape), roofline.predicted_us(shape)
-    assert floor < predicted
+    assert floor < predicted < roofline.balanced_us(shape)
     row = next(line for line in README.read_text().splitlines() if line.startswith(f"| {name} |")).split("|")
     assert row[2].strip() == f"{shape.tokens}, {shape.width}, {shape.hidden}, {shape.experts}"
     assert float(row[5]) == pytest.approx(floor, rel=0.03, abs=0.05)
     assert float(row[6].split()[0]) == pytest.approx(predicted, rel=0.03, abs=0.5)
+    assert float(row[8]) == pytest.approx(roofline.balanced_us(shape), rel=0.03, abs=0.5)
 
 
 def test_counts() -> None:
