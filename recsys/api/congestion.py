@@ -2,7 +2,7 @@
 
 What waits in sockets for a busy event loop is a queue that nobody counts: deadlines start only when a request is read.
 So three things are measured here: how late the loop is, (by Little's law) what one more request in flight costs, and
-how many may be in flight before an engine refuses one: a little more after each answer, a twentieth less after a
+how many may be in flight before an engine refuses one: a little more after each answer, a little less after a
 refusal (additive increase, multiplicative decrease: Chiu & Jain 1989). What is refused here costs no hop.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 TICK_S = 0.01
 FORGET = 0.05
-LESS = 0.95  # of what is in flight may be, after an engine refused
+LESS = 0.97  # of what is in flight may be, after an engine refused
 LESS_EVERY_S = 0.05  # refusals of one moment count once
 
 

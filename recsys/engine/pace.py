@@ -15,6 +15,7 @@ STEPS_ALLOWED = 6  # steps of one request that may always be waited for, so that
 STANDING = 3  # micro-batches that a delay must last to count: a pause of the machine passes, a crowd stands
 DEARER = 0.97  # a rung must cost less than this share of the one below, or it is passed over on this machine
 PROBE = 50  # micro-batches after which a rung that is passed over is tried again
+BATCHES_AHEAD = 3  # micro-batches that may wait under pressure: more add delay, and no answers
 BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so that they are refused first
 
 
@@ -71,6 +72,8 @@ class Pace:
         a step takes would stay for ever."""
         if not ahead and now_s >= self._busy_until_s:
             return True
+        if self._height and ahead >= BATCHES_AHEAD * self.batch:
+            return False
         allowed_s = self.allowed_s * (1.0 if interactive else BATCH_SHARE)
         return self.wait_s(ahead, now_s) <= min(left_s, allowed_s)
 

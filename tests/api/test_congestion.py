@@ -31,16 +31,16 @@ def test_what_waits_is_weighed_by_what_a_request_costs() -> None:
 def test_refusals_of_an_engine_bound_what_is_in_flight_and_answers_widen_it() -> None:
     congestion = Congestion(free=2)
     with contextlib.ExitStack() as stack:
-        for _ in range(19):
+        for _ in range(39):
             stack.enter_context(congestion.request())
         with congestion.request() as visit:
             visit.refused = True
-        assert not congestion.admits(1e9)  # 19 are in flight, 19 may be
-    for _ in range(40):
+        assert not congestion.admits(1e9)  # 39 are in flight, fewer may be
+    for _ in range(100):
         with congestion.request():
             pass
     with contextlib.ExitStack() as stack:
-        for _ in range(19):
+        for _ in range(39):
             stack.enter_context(congestion.request())
         assert congestion.admits(1e9)
 

@@ -41,6 +41,18 @@ def test_what_cannot_be_answered_within_the_allowed_delay_is_refused() -> None:
     assert not busy.admits(5, 0.02, 0.0)  # its own time is shorter
 
 
+def test_under_pressure_no_more_waits_than_keeps_the_device_busy() -> None:
+    pressed = crowd(Pace(wait_max_s=0.05, batch_max=8, ladder=True))
+    calm = Pace(wait_max_s=0.05, batch_max=8, ladder=True)
+    calm.begin(8, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
+    for engine in (pressed, calm):
+        for height in range(4):
+            engine.learn(height, 8, 0.004)
+    assert calm.admits(40, 1.0, 0.0)
+    assert not pressed.admits(24, 1.0, 0.1)
+    assert pressed.admits(23, 1.0, 0.1)
+
+
 def test_batch_requests_are_refused_first() -> None:
     busy = pace()
     busy.begin(10, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
