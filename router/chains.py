@@ -17,13 +17,20 @@ Moves = dict[tuple[int, int], list[tuple[float, int]]]  # (from, to) -> (cost, t
 
 
 def settle(
-    from_L: Tensor, to_L: Tensor, cost_L: Tensor, load_E: Tensor, slots_E: Tensor, prices_E: Tensor, rounds: int
+    token_L: Tensor,
+    from_L: Tensor,
+    to_L: Tensor,
+    cost_L: Tensor,
+    load_E: Tensor,
+    slots_E: Tensor,
+    prices_E: Tensor,
+    rounds: int,
 ) -> tuple[list[int], Tensor]:
     """Choose which of the offered moves to make so that experts over capacity get rid of their surplus.
 
     Args:
-        from_L, to_L, cost_L: each offer moves one token from an expert it holds to the next best, at the cost of
-            its margin (>= 0, score - price of the one minus that of the other). One offer per token.
+        token_L, from_L, to_L, cost_L: each offer moves a token from an expert it holds to another, at the cost of its
+            margin (>= 0, score - price of the one minus that of the other). At most one offer of a token is taken.
         load_E, slots_E: load and capacity.
         prices_E: a chain from a to c loses its cost + price_a - price_c in score.
         rounds: shortest-path searches at most; each serves every expert with room once.
@@ -33,11 +40,14 @@ def settle(
     """
     experts = load_E.numel()
     moves: Moves = defaultdict(list)
+    tokens, offered = token_L.tolist(), defaultdict(list)
+    settled: set[int] = set()
     order_L = cost_L.argsort(descending=True, stable=True)
     for offer, source, target, cost in zip(
         order_L.tolist(), from_L[order_L].tolist(), to_L[order_L].tolist(), cost_L[order_L].tolist(), strict=True
     ):
         moves[source, target].append((cost, offer))
+        offered[tokens[offer]].append((source, target))
     length_EE = torch.full((experts, experts), torch.inf)
     for (source, target), offers in moves.items():
         length_EE[source, target] = offers[-1][0]
@@ -59,10 +69,16 @@ def settle(
             path = _path(sink, parent)
             if not path or used.intersection(path) or (surplus and load[path[0][0]] <= slots[path[0][0]]):
                 continue
-            used.update(path)
-            for edge in path:
-                taken.append(moves[edge].pop()[1])
+            chosen = [moves[edge][-1][1] if moves[edge] else -1 for edge in path]
+            if -1 in chosen or len({tokens[offer] for offer in chosen}) < len(chosen):
+                continue
+            taken += chosen
+            settled.update(tokens[offer] for offer in chosen)
+            for edge in {edge for offer in chosen for edge in offered[tokens[offer]]}:
+                while moves[edge] and tokens[moves[edge][-1][1]] in settled:
+                    moves[edge].pop()
                 length_EE[edge] = moves[edge][-1][0] if moves[edge] else torch.inf
+                used.add(edge)  # its length is not the one that the paths were searched with
             load[path[0][0]] -= 1
             load[sink] += 1
         if not used:

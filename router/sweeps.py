@@ -102,10 +102,7 @@ def solve(market: Market, start_A: Tensor) -> Tensor:
 
 
 def sweep_prices(market: Market, prices_A: Tensor, sweeps: int, enough: float) -> Tensor:
-    """Up to `sweeps` steps; fewer if few slots are over capacity, and little that is paid for is idle.
-
-    Few: a share `enough`, or one per expert.
-    """
+    """Up to `sweeps` steps; fewer if at most a share `enough` of the slots is over capacity, and of the price idle."""
     slots = market.k * market.value_TA.shape[0]
     tight = int(market.slots_A.sum()) == slots
     for turn in range(sweeps):
@@ -115,7 +112,7 @@ def sweep_prices(market: Market, prices_A: Tensor, sweeps: int, enough: float) -
         excess_A = held_AT.sum(dim=1) - market.slots_A
         over = int(excess_A.clamp_min(0).sum()) / slots
         idle = (excess_A.clamp_max(0).neg() * prices_A).sum() <= enough * (market.slots_A * prices_A).sum()
-        if over <= max(enough, len(prices_A) / slots) and (tight or bool(idle)):
+        if over <= enough and (tight or bool(idle)):
             break
         if turn < ALONE and over > FAR_SHARE:
             step_A = _step_alone(market, best_TJ[:, market.k], prices_A)

@@ -357,5 +357,4 @@ def hold(value_AT, slots_A, short, price_A, best_JT, id_KT, load_A, margin_T):  
     for e in range(slots_A.size):
         over += max(0, load_A[e] - slots_A[e])
     margin_T[:] = best_JT[places - 1] - cut_T
-    width = _reach(margin_T, min(tokens, NEAR * (over + 8)), margin_T.dtype.type(0.01))
-    return width
+    return _reach(margin_T, min(tokens, NEAR * (over + 8)), margin_T.dtype.type(0.01))

@@ -37,7 +37,7 @@ from router.spill import phase_ring, rebid, swap_in
 from router.sweeps import Market, solve
 
 CHAIN_SHARE = 0.08  # slots over capacity up to which chains of moves are worth their time
-CHAIN_OFFERS = 512
+CHAIN_OFFERS, CHAIN_CHOICES = 512, 4  # tokens that may move, and to how many experts each
 CHAIN_ROUNDS = 48
 
 
@@ -92,7 +92,7 @@ def assign(market: Market, prices_A: Tensor, seed: int) -> Tensor:
     held_AT = margin_AT > 0
     load_A = held_AT.sum(dim=1)
     over = int((load_A - slots_A).clamp_min(0).sum())
-    if over and not market.short and over <= CHAIN_SHARE * market.k * cut_T.numel():
+    if not market.short and over <= CHAIN_SHARE * market.k * cut_T.numel():
         load_A = settle_margins(held_AT, margin_AT, load_A, slots_A, prices_A)
     if bool((load_A > slots_A).any()):
         margin_AT.masked_fill_(~held_AT, -torch.inf)
@@ -116,11 +116,15 @@ def settle_margins(held_AT: Tensor, margin_AT: Tensor, load_A: Tensor, slots_A: 
     least_T, last_T = margin_AT.masked_fill(~held_AT, torch.inf).min(dim=0)
     offers = min(least_T.numel(), max(CHAIN_OFFERS, least_T.numel() // 4))
     token_L = (least_T <= least_T.kthvalue(offers).values).nonzero().flatten()[: 2 * offers]
-    next_L, to_L = margin_AT[:, token_L].masked_fill_(held_AT[:, token_L], -torch.inf).max(dim=0)
-    from_L, cost_L = last_T[token_L], least_T[token_L] - next_L
-    taken, load_A = settle(from_L, to_L, cost_L, load_A, slots_A, prices_A, CHAIN_ROUNDS)
+    open_AL = margin_AT[:, token_L].masked_fill_(held_AT[:, token_L], -torch.inf)
+    next_DL, to_DL = open_AL.topk(min(CHAIN_CHOICES, len(slots_A)), dim=0)
+    cost_DL = least_T[token_L] - next_DL
+    offered_N = (cost_DL < torch.inf).flatten()
+    token_N, from_N = (of_L.expand_as(to_DL).flatten()[offered_N] for of_L in (token_L, last_T[token_L]))
+    to_N, cost_N = to_DL.flatten()[offered_N], cost_DL.flatten()[offered_N]
+    taken, load_A = settle(token_N, from_N, to_N, cost_N, load_A, slots_A, prices_A, CHAIN_ROUNDS)
     if taken:
-        token_M, from_M, to_M = token_L[taken], from_L[taken], to_L[taken]
+        token_M, from_M, to_M = token_N[taken], from_N[taken], to_N[taken]
         held_AT[from_M, token_M] = False
         held_AT[to_M, token_M] = True
     return load_A
