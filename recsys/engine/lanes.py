@@ -19,6 +19,7 @@ from router.shapes import RoutingPlan
 
 HALF_LIFE_S = 0.1  # of a measured time: some steps
 LANE_TIMEOUT_S = 0.05  # a lane that has not answered by then is dead, and the batch runs again without it
+LATE_MAX_S = 0.5  # no lane holds up a layer for longer, whatever is injected
 PROBE_AFTER_S = 1.0  # a dead lane is tried again after this time ...
 PROBE_SHARE = 0.02  # ... with so much of its capacity
 WELL = 0.9  # from this share on, a lane counts as well: noise must move nobody
@@ -73,7 +74,9 @@ class Lanes:
         if self._rates is None and not bool(delay_s_E.any()):
             return True
         load_LE = torch.stack([plan.load_E.double().cpu() for plan in plans]) if plans else torch.zeros(0, self.experts)
-        extra_s_LE = (load_LE * delay_s_E).nan_to_num(nan=0.0, posinf=LANE_TIMEOUT_S)  # a dead lane unasked: 0 * inf
+        extra_s_LE = (
+            (load_LE * delay_s_E).nan_to_num(nan=0.0, posinf=LANE_TIMEOUT_S).clamp_max(LATE_MAX_S)
+        )  # 0 * inf: nan
         time.sleep(float(extra_s_LE.amax(dim=1).sum()) if len(plans) else 0.0)
         load_E, now_s = load_LE.sum(dim=0), time.monotonic()
         dead_E = (delay_s_E == DEAD) & (load_E > 0)

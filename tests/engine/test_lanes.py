@@ -51,6 +51,14 @@ def test_a_slow_lane_costs_its_load_times_its_delay_and_has_less_of_it_in_the_se
     assert lanes.health_E(time.monotonic())[[0, 1, 3]].tolist() == [1.0] * 3
 
 
+def test_no_injection_stops_the_engine(router: Router) -> None:
+    lanes = Lanes(EXPERTS)
+    lanes.follow({}, {0: 0.1, 1: 0.1})
+    _, finished, waited_s = one_step(lanes, router)
+    assert finished
+    assert waited_s < 5  # not the ten seconds that 100 slots would take
+
+
 def test_a_dead_lane_makes_the_step_run_again_without_it(router: Router) -> None:
     lanes = Lanes(EXPERTS)
     lanes.follow({}, {0: DEAD})
