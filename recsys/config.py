@@ -124,7 +124,7 @@ class EngineSettings(_Section):
     )
     batch_max: PositiveInt = Field(16, description="Most requests in one micro-batch")
     candidates: PositiveInt = Field(200, description="Candidates that retrieval hands to the ranker")
-    candidates_economise: PositiveInt = Field(64, description="The same under the highest pressure before refusing")
+    candidates_economise: PositiveInt = Field(64, description="The same under high pressure")
     ladder: bool = Field(True, description="Redirect and economise under pressure; without it only refuse")
     snapshot_every_ms: PositiveInt = Field(250, description="Time between load snapshots")
     snapshots_max: PositiveInt = Field(2_400, description="Load snapshots kept (ten minutes at four a second)")

@@ -177,7 +177,8 @@ async def run_burst(
     services: Mapping[str, Service], questions: Questions, options: BurstOptions, console: Console
 ) -> tuple[float, list[Trial]]:
     """The rate of saturation (plain top-k, closed loop) and all trials; `services` by the ladder of the arms."""
-    saturation = await saturation_of(next(iter(services.values())), questions, options)
+    plain = services.get("off", next(iter(services.values())))  # of whole answers, if one is there to give them
+    saturation = await saturation_of(plain, questions, options)
     console.print(f"Saturation: {saturation:.0f} answers/s")
     turns = [
         (repeat, crowd, arm) for repeat in range(options.repeats) for crowd in options.crowds for arm in options.arms
