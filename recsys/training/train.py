@@ -42,6 +42,7 @@ from router.router import Router
 
 CHECKPOINT = "checkpoint.safetensors"
 REPORT = "training.json"
+TOLERANCE = 0.005  # share of the best NDCG that a later ranker may lack
 _PHASES = ("retrieval", "ranking")
 
 
@@ -190,7 +191,8 @@ class _Run:
     def _check(self, progress: Progress, best: dict[str, Tensor], entry: dict[str, object]) -> dict[str, Tensor]:
         """Validation of what this phase trains; without validation events the newest weights are the best.
 
-        NDCG@10 is shown, NDCG without a cut decides: it uses every case, so that it is less a matter of luck.
+        NDCG@10 is shown, NDCG without a cut decides: it uses every case, so that it is less a matter of luck. A ranker
+        may fall back by a hair: it does not see the goals that go on learning when the first does not.
         """
         with self.average.in_place():
             return self._check_average(progress, best, entry)
@@ -200,15 +202,15 @@ class _Run:
     ) -> dict[str, Tensor]:
         if not len(self.validation):
             return copy.deepcopy(self.model.state_dict())
-        router = self.steps.router if progress.phase == "ranking" else None
-        if progress.phase == "ranking" and progress.best < 0:  # shown, no bar: an untrained ranker has no goals but one
+        ranking = progress.phase == "ranking"
+        if ranking and progress.best < 0:  # shown, no bar: an untrained ranker has no goals but one
             self._validation(None, entry, "retrieval_ndcg_10")
-        value = self._validation(router, entry, "validation_ndcg_10")
+        value = self._validation(self.steps.router if ranking else None, entry, "validation_ndcg_10")
         progress.checks_without_gain += 1
+        kept = value > progress.best * (1 - TOLERANCE if ranking else 1)
         if value > progress.best:
             progress.best, progress.checks_without_gain = value, 0
-            return copy.deepcopy(self.model.state_dict())
-        return best
+        return copy.deepcopy(self.model.state_dict()) if kept else best
 
     def _validation(self, router: Router | None, entry: dict[str, object], name: str) -> float:
         """NDCG without a cut; NDCG@10 goes into the entry."""
