@@ -31,11 +31,12 @@ if TYPE_CHECKING:  # triton is imported after --interpret is known
 ROOT = Path(__file__).resolve().parents[2]
 CASES = "tests/kernels_gpu/cases"
 ORACLES = {
-    "layer": [f"{CASES}/test_{name}.py" for name in ("route", "plan", "experts", "ops", "layer")] + ["-k not balanced"],
+    "layer": [f"{CASES}/test_{name}.py" for name in ("route", "plan", "experts", "ops", "layer")]
+    + ["-k", "not balanced"],
     "balanced": [f"{CASES}/test_{name}.py" for name in ("prices", "assign", "layer")]
-    + ["-k balanced or prices or assign"],
+    + ["-k", "balanced or prices or assign"],
 }
-ORACLES_S = 200.0
+ORACLES_S = 180.0
 BUDGET_S = 420.0
 TOLERANCE, TOLERANCE_INTERPRETED = 5e-3, 1.2e-2  # the interpreter cuts bfloat16 where a GPU rounds
 TOLERANCE_RIVALS = 2e-2  # they round more often; what matters is that they compute the same layer
