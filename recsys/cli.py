@@ -18,6 +18,7 @@ from rich.console import Console
 from recsys.bench.commands import bench
 from recsys.config import Settings
 from recsys.errors import InputError, RecsysError
+from recsys.training.expert_commands import experts
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__, add_completion=False)
 serve = typer.Typer(no_args_is_help=True, help="Run one process of the service.")
@@ -25,6 +26,7 @@ dead = typer.Typer(no_args_is_help=True, help="Events that could not be applied.
 app.add_typer(serve, name="serve")
 app.add_typer(dead, name="dead-letters")
 app.add_typer(bench, name="bench")
+app.add_typer(experts, name="experts")
 
 progress = Console(stderr=True)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +23,12 @@ from recsys.config import OnlineSettings
 from recsys.data.dataset import Dataset
 from recsys.model.recommender import Recommender
 from recsys.online.guard import Guard
-from recsys.online.student import Example, Student
+from recsys.online.student import Student, examples_of
 from recsys.state.items import CatalogueItem
 from recsys.training.config import TrainConfig, preset
 from recsys.training.metrics import hit_rate, ndcg
 from recsys.training.train import train
 
-HISTORY = 120
 MANY = 10**9
 NTH = ((1, 1), (2, 3), (4, 7), (8, 15), (16, 31), (32, MANY))  # the how-manieth event of a new item
 
@@ -97,7 +95,7 @@ def measure(options: OnlineOptions, settings: OnlineSettings, console: Console) 
     new = set(np.random.default_rng(options.seed).choice(names, options.new_items, replace=False).tolist())
     past = kept[:cut].filter(~pl.col("item_id").is_in(list(new)))
     model = _trained(past, world, console)
-    items = [_catalogue_item(row) for row in world.items.iter_rows(named=True)]
+    items = [CatalogueItem.of_row(row) for row in world.items.iter_rows(named=True)]
     trained, student, guard = (
         Student(model, items, settings),
         Student(model, items, settings),
@@ -106,7 +104,7 @@ def measure(options: OnlineOptions, settings: OnlineSettings, console: Console) 
     ranks: list[tuple[Tensor, Tensor]] = []
     met: list[str] = []
     published, rolled_back, since = 0, 0, 0
-    batches = list(_batches(past, kept[cut:], settings.batch_max))
+    batches = list(examples_of(kept[cut:], size=settings.batch_max, before=past))
     for batch in track(batches, "the stream", console=console):
         judged = student.learn(batch)
         guard.see(judged)
@@ -151,32 +149,3 @@ def _trained(past: pl.DataFrame, world: Dataset, console: Console) -> Recommende
         data = Path(folder) / "data"
         Dataset.build(past, items=world.items, users=world.users, meta=dict(world.meta)).save(data)
         return train(data, Path(folder) / "model", config, console=console)
-
-
-def _batches(past: pl.DataFrame, future: pl.DataFrame, size: int) -> Iterator[list[Example]]:
-    """Events of the future in order, each with all that its user had done by then."""
-    done: dict[str, list[tuple[str, str]]] = {}
-    for user_id, item_id, kind in past.select("user_id", "item_id", "kind").iter_rows():
-        done.setdefault(user_id, []).append((item_id, kind))
-    batch = []
-    for user_id, item_id, kind in future.select("user_id", "item_id", "kind").iter_rows():
-        history = done.setdefault(user_id, [])
-        newest = history[-HISTORY:]
-        batch.append(Example(item_id, tuple(i for i, _ in newest), tuple(k for _, k in newest)))
-        history.append((item_id, kind))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _catalogue_item(row: dict[str, object]) -> CatalogueItem:
-    categories, year = row["categories"], row["year"]
-    return CatalogueItem(
-        item_id=str(row["item_id"]),
-        title=str(row["title"]),
-        ts=0,
-        categories=tuple(categories) if isinstance(categories, list) else (),
-        attributes={} if year is None else {"year": year},
-    )

@@ -9,10 +9,11 @@ settled begin as if they had had many.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
+import polars as pl
 import torch
 from torch import Tensor
 
@@ -23,6 +24,9 @@ from recsys.state.items import CatalogueItem
 from recsys.training.examples import pad
 from recsys.training.losses import full_softmax
 from recsys.training.metrics import target_ranks
+
+NEWEST = 500  # events of a history that an example holds; the model reads fewer
+_COLUMNS = ("user_id", "item_id", "kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +188,34 @@ class Student:
 
     def _rows(self, item_ids: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return np.array([self._row.get(item, 0) for item in item_ids], dtype=np.int64)
+
+
+def examples_of(
+    events: pl.DataFrame, *, size: int, before: pl.DataFrame | None = None, only: Set[str] | None = None
+) -> Iterator[list[Example]]:
+    """Events of a data set in order, each with all that its user had done by then, so many at a time.
+
+    Args:
+        events: interactions.
+        size: examples at a time.
+        before: interactions that came before them.
+        only: items whose events become examples; the others are history alone.
+    """
+    done: dict[str, list[tuple[str, str]]] = {}
+    for user_id, item_id, kind in (events.clear() if before is None else before).select(_COLUMNS).iter_rows():
+        done.setdefault(user_id, []).append((item_id, kind))
+    batch = []
+    for user_id, item_id, kind in events.select(_COLUMNS).iter_rows():
+        history = done.setdefault(user_id, [])
+        if only is None or item_id in only:
+            newest = history[-NEWEST:]
+            batch.append(Example(item_id, tuple(i for i, _ in newest), tuple(k for _, k in newest)))
+        history.append((item_id, kind))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _with_items(model: Recommender, fresh: Sequence[str], version: str) -> Recommender:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,17 @@ class CatalogueItem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             categories=event.categories,
             attributes=event.attributes,
             published_at=event.published_at,
+        )
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> CatalogueItem:
+        """From a row of a data set's table of items."""
+        return cls(
+            item_id=row["item_id"],
+            title=row["title"],
+            ts=0,
+            categories=tuple(row["categories"] or ()),
+            attributes={} if row["year"] is None else {"year": row["year"]},
         )
 
     @property
