@@ -321,7 +321,7 @@ def sweep(  # type: ignore[no-untyped-def]
 @jit
 def _roomiest(value_AT, slots_A, short, price_A, cut, held_J, load_A, t):  # type: ignore[no-untyped-def]
     """Of the experts at the cut-off of token t, one that it does not hold; -1 where none is as good."""
-    chosen, most = np.int32(-1), 0 if short else np.iinfo(np.int64).min
+    chosen, most = np.int32(-1), 0 if short and cut == 0 else np.iinfo(np.int64).min
     for e in range(slots_A.size):
         if value_AT[e, t] - price_A[e] == cut and slots_A[e] - load_A[e] > most:
             free = True
