@@ -68,7 +68,7 @@ def load_bars() -> Spec:
     colour = {
         "type": "nominal",
         "scale": {"domain": ["wanted", "worked", "capacity"], "range": [WANTED, WORKED, LIMIT]},
-        "legend": {**_LEGEND, "symbolType": "square"},
+        "legend": {**_LEGEND, "symbolType": "square", "symbolOpacity": 1},
     }
 
     def layer(mark: Spec, field: str, name: str) -> Spec:
@@ -147,7 +147,7 @@ def latency(x: Spec = _SECONDS) -> Spec:
         "How long do queries take?",
         "ms from arrival at the engine to the answer; p95 and p99: worst of each 2 s",
         {
-            "mark": {"type": "line", "strokeWidth": 2, "interpolate": "monotone"},
+            "mark": _LINE,
             "encoding": {
                 "x": {"field": "start", **x},
                 "y": _y("ms", format_="~s"),
@@ -169,7 +169,7 @@ def outcomes(x: Spec = _SECONDS) -> Spec:
         "What becomes of the queries?",
         "queries/s",
         {
-            "mark": {"type": "area", "interpolate": "step-after", "line": False},
+            "mark": {"type": "area", "interpolate": "step-after", "line": False, "clip": True},
             "encoding": {
                 "x": {"field": "start", **x},
                 "y": {**_y("rate", format_="~s"), "stack": "zero"},
@@ -189,19 +189,27 @@ def outcomes(x: Spec = _SECONDS) -> Spec:
 
 
 def balance(x: Spec = _SECONDS) -> Spec:
-    """The busiest expert over time, wanted and worked, from `frames.balance_over_time`."""
+    """The busiest expert over time, wanted and worked, from `frames.balance_lines`."""
     return _titled(
         "How far above the mean is the busiest expert?",
         "busiest ÷ mean: as wished (before) and as worked (after redirection)",
-        _lines(
-            [
-                ("capacity", "capacity", LIMIT, [6, 4]),
-                ("wanted", "as wished", WANTED, None),
-                ("worked", "as worked", WORKED, None),
-            ],
-            format_="~g",
-            x=x,
-        ),
+        {
+            "mark": _LINE,
+            "encoding": {
+                "x": {"field": "start", **x},
+                "y": _y("times", format_="~g"),
+                "color": {
+                    "field": "which",
+                    "type": "nominal",
+                    "scale": {"domain": ["capacity", "wanted", "worked"], "range": [LIMIT, WANTED, WORKED]},
+                    "legend": {
+                        **_LEGEND,
+                        "labelExpr": "{wanted: 'as wished', worked: 'as worked'}[datum.label] || datum.label",
+                    },
+                },
+                "tooltip": [_ago(), {"field": "which"}, _rate("times", "× mean", ".2f")],
+            },
+        },
     )
 
 
@@ -210,7 +218,7 @@ def quality() -> Spec:
     return _titled(
         "What does redirecting cost in quality?",
         "% of the gate score kept; axis does not start at 0",
-        _lines([("score_kept", "score kept", WORKED, None)], format_=".1f", unit="%", least=(99.0, 100.0)),
+        _line("score_kept", "score kept", WORKED, format_=".1f", least=(99.0, 100.0)),
     )
 
 
@@ -219,7 +227,7 @@ def certified_gap() -> Spec:
     return _titled(
         "How far from the best assignment can we be?",
         "% of the gate score: certified upper bound, from the prices",
-        _lines([("certified_gap", "certified gap", "#2A9D8F", None)], format_=".2~f", unit="%", least=(0.0, 0.1)),
+        _line("certified_gap", "certified gap", "#2A9D8F", format_=".2~f", least=(0.0, 0.1)),
     )
 
 
@@ -326,6 +334,8 @@ def themed(spec: Spec, theme: str) -> Spec:
     return told
 
 
+# Unclipped, a line that leaves the old scale for a moment makes Vega fit the chart to no height.
+_LINE: Spec = {"type": "line", "strokeWidth": 2, "interpolate": "monotone", "clip": True}
 _FLAT: Spec = {"labelAngle": 0, "labelOverlap": True, "ticks": False, "domain": False}
 _LEGEND: Spec = {"title": None, "orient": "top", "direction": "horizontal", "offset": 2, "padding": 0}
 _CELL: Spec = {
@@ -389,42 +399,21 @@ def _heat(field: str, title: str, what: str) -> Spec:
     )
 
 
-def _lines(
-    series: list[tuple[str, str, str, list[int] | None]],
-    *,
-    format_: str = "~s",
-    unit: str = "× mean",
-    least: tuple[float, float] = (0.0, 1.0),
-    x: Spec = _SECONDS,
-) -> Spec:
-    names, colours = [name for _, name, _, _ in series], [colour for _, _, colour, _ in series]
-    legend = _LEGEND if len(series) > 1 else None
-    scale = {"domain": names, "range": colours}
+def _line(field: str, name: str, colour: str, *, format_: str, least: tuple[float, float]) -> Spec:
+    """One line in per cent."""
     return {
-        "layer": [
-            {
-                "mark": {
-                    "type": "line", "strokeWidth": 2, "interpolate": "monotone",
-                    **({"strokeDash": dash} if dash else {}),
-                },
-                "encoding": {
-                    "x": {"field": "start", **x},
-                    "y": _y(field, format_=format_, least=least if i == 0 else None),
-                    "color": {"datum": name, "type": "nominal", "scale": scale, "legend": legend},
-                    "tooltip": [_ago(), _rate(field, f"{name}, {unit}", ".2f")],
-                },
-            }
-            for i, (field, name, _, dash) in enumerate(series)
-        ],
-    }  # fmt: skip
+        "mark": {**_LINE, "color": colour},
+        "encoding": {
+            "x": {"field": "start", **_SECONDS},
+            "y": _y(field, format_=format_, least=least),
+            "tooltip": [_ago(), _rate(field, f"{name}, %", ".2f")],
+        },
+    }
 
 
-def _y(field: str, *, format_: str, least: tuple[float, float] | None = (0.0, 1.0)) -> Spec:
-    """A quantity on a scale that spans `least` even if the data do not: a flat line must look flat.
-
-    Layers share one scale, so only the first of them says what it spans.
-    """
-    scale = {} if least is None else {"domain": {"unionWith": list(least)}, "zero": least[0] == 0, "nice": True}
+def _y(field: str, *, format_: str, least: tuple[float, float] = (0.0, 1.0)) -> Spec:
+    """A quantity on a scale that spans `least` even if the data do not: a flat line must look flat."""
+    scale = {"domain": {"unionWith": list(least)}, "zero": least[0] == 0, "nice": True}
     return {
         "field": field,
         "type": "quantitative",

@@ -223,6 +223,11 @@ def latency_lines(over_time: pl.DataFrame) -> pl.DataFrame:
     return answered.unpivot(["p50", "p95", "p99"], index="start", variable_name="which", value_name="ms")
 
 
+def balance_lines(balance: pl.DataFrame) -> pl.DataFrame:
+    """`balance_over_time` as one row per bin and line: start, which (capacity, wanted, worked), times (× mean)."""
+    return balance.unpivot(["capacity", "wanted", "worked"], index="start", variable_name="which", value_name="times")
+
+
 def outcome_areas(over_time: pl.DataFrame) -> pl.DataFrame:
     """`queries_over_time` as one row per bin and outcome: start, outcome, rate (queries/s)."""
     names = ["answered", "refused", "expired", "failed"]

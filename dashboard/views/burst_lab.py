@@ -184,7 +184,7 @@ def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float) -> None:
         ),
         (
             "balance",
-            balance,
+            frames.balance_lines(balance),
             charts.balance(x),
             alt.series(balance, "times the mean", wanted="wanted", worked="worked"),
         ),

@@ -201,7 +201,7 @@ def _second_screen(picture: frames.Picture) -> None:
     with right:
         balance = frames.balance_over_time(picture.over_time)
         _chart(
-            balance,
+            frames.balance_lines(balance),
             charts.balance(),
             220,
             "balance",

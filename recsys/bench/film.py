@@ -35,6 +35,7 @@ CAPTION_PX = 34
 FRAME_MS, LAST_FRAME_MS = 280, 2_500
 COLOURS, PALETTE_FRAMES = 96, 6
 BOARD_WITHIN_S = 60
+LATE_S = 3.0
 HEAT_MAPS = ".st-key-picture [data-testid=stVegaLiteChart]"  # the first two charts
 
 
@@ -154,11 +155,11 @@ def _shots(
             }""",
             HEAT_MAPS,
         )
-        if time.monotonic() - began > options.before_s:
-            raise UnavailableError("the machine is too busy to be filmed: the board was drawn after the crowd began")
         seconds = int(options.calm_s + options.crowd_s + options.after_s)
         for second in track(range(seconds), told, console=console, transient=True):
             page.wait_for_timeout(max(0.0, 1e3 * (began + options.before_s + second - time.monotonic())))
+            if time.monotonic() > began + options.before_s + second + LATE_S:
+                raise UnavailableError(f"the machine is too busy to be filmed: more than {LATE_S:g} s behind the load")
             shots.append(page.screenshot(clip=clip))
         browser.close()
     return shots

@@ -67,6 +67,12 @@ def _alive(url: str) -> bool:
         return False
 
 
+def _all_drawn(page: Page) -> None:
+    """Every chart has a plot of some height: one that Vega could not fit is an empty box."""
+    heights = "charts => charts.map(c => c.querySelector('.mark-group.role-frame').getBoundingClientRect().height)"
+    assert min(page.locator("[data-testid=stVegaLiteChart]").evaluate_all(heights)) > 60
+
+
 def _overflow(page: Page) -> int:
     """Pixels by which the page is wider than its window."""
     widest = "[document.documentElement, document.querySelector('[data-testid=stMain]')].map(e => e.scrollWidth)"
@@ -149,6 +155,7 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     drawn = "canvas => canvas.every(c => c.dataset.old)"
     assert page.locator("[data-testid=stVegaLiteChart] canvas").evaluate_all(drawn), "charts stay, only data change"
     assert _overflow(page) <= 0
+    _all_drawn(page)
     _keep(page, "flash_crowd")
 
     page.get_by_test_id("stPopover").get_by_role("button").first.click()

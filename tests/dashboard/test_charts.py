@@ -21,7 +21,7 @@ CHARTS: dict[str, Made] = {
     "flows": lambda p: (charts.flow_ribbons(), p.ribbons),
     "latency": lambda p: (charts.latency(), frames.latency_lines(p.queries)),
     "outcomes": lambda p: (charts.outcomes(), frames.outcome_areas(p.queries)),
-    "balance": lambda p: (charts.balance(), frames.balance_over_time(p.over_time)),
+    "balance": lambda p: (charts.balance(), frames.balance_lines(frames.balance_over_time(p.over_time))),
     "quality": lambda p: (charts.quality(), p.queries),
     "gap": lambda p: (charts.certified_gap(), p.queries),
     "pressure": lambda p: (charts.pressure(), p.queries),
