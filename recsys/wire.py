@@ -48,8 +48,8 @@ class Ping(msgspec.Struct, frozen=True, tag_field="t", tag="ping"):
     n: int
 
 
-class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One item of an answer."""
+class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One item of an answer. Never part of a cycle, so the collector need not count it."""
 
     item_id: str
     score: float

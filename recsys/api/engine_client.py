@@ -10,7 +10,6 @@ several times for every message, which costs more than the message.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import time
 
@@ -47,6 +46,7 @@ class EngineClient:
         self._pending: dict[str, asyncio.Future[RankReply]] = {}
         self._connected = False
         self._looking = False
+        self._outgoing: list[bytes] = []
         self._pong: Pong | None = None
         self._heard_s = -1e9
 
@@ -124,10 +124,20 @@ class EngineClient:
             self._pending.pop(question.id, None)
 
     def _send(self, message: RankRequest | Similar | Ping) -> None:
+        """Send with what else this turn of the loop sends: waking the socket's thread costs more than a message."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(encode(message))
+
+    def _flush(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if self._socket.closed:
+            return
         try:
-            self._socket.send(encode(message), zmq.DONTWAIT)
-        except zmq.Again:
-            raise EngineLostError("no engine") from None
+            for frame in outgoing:
+                self._socket.send(frame, zmq.DONTWAIT)
+        except zmq.Again:  # the connection is lost, and with it whatever was on its way
+            self._fail_pending("no engine")
         self._listen_soon()
 
     def _listen_soon(self) -> None:
@@ -164,8 +174,7 @@ class EngineClient:
 
     async def _ping(self) -> None:
         for n in itertools.count():
-            with contextlib.suppress(EngineLostError):
-                self._send(Ping(n))
+            self._send(Ping(n))
             self._watch()
             if self._connected and not self.alive:
                 self._fail_pending("the engine hangs")

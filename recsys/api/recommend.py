@@ -20,7 +20,7 @@ from recsys.wire import RankReply, RankRequest
 ANSWER_MARGIN_S = 0.01  # what the API itself needs after the engine's reply
 
 
-class AnsweredItem(msgspec.Struct, frozen=True):
+class AnsweredItem(msgspec.Struct, frozen=True, gc=False):
     """One item of an answer; see `schemas.RecommendedItem`."""
 
     item_id: str
