@@ -32,13 +32,16 @@ class Trimmer:
         self._script = client.register_script(resources.files("recsys.events").joinpath("trim.lua").read_text())
         self._keys = [keys.events, keys.stats]
         self._retain = retain
-        self._groups = [group, reader_lag_max]
+        self._group = group
+        self._reader_lag_max = reader_lag_max
         self._marks: deque[_Mark] = deque()
         self._behind = "0-0"
 
     def trim(self) -> int:
         """Cut what may be cut and return how many entries went."""
-        needed, trimmed, acknowledged = self._script(keys=self._keys, args=[self._behind, _CUT_MAX, *self._groups])
+        needed, trimmed, acknowledged = self._script(
+            keys=self._keys, args=[self._behind, _CUT_MAX, self._group, self._reader_lag_max]
+        )
         now = _Mark(int(acknowledged), needed.decode())
         if self._marks and now.acknowledged < self._marks[-1].acknowledged:  # Redis lost its data
             self._marks.clear()
