@@ -82,6 +82,8 @@ def run_serve(options: ServeOptions, console: Console) -> tuple[list[Row], list[
     with tempfile.TemporaryDirectory(prefix="recsys-serve-") as name:
         taken, absent = _all_servers(options, Path(name), console)
         real = [] if options.only and OURS_REAL.name not in options.only else _real(options, Path(name), console)
+    if not taken:
+        raise UnavailableError("no server could be measured")
     rows = [_row(one, taken) for one in taken]
     rows += [{**dict.fromkeys(rows[0], ""), "server": name, "config": why} for name, why in absent]
     return rows, real
@@ -91,6 +93,7 @@ def _all_servers(options: ServeOptions, folder: Path, console: Console) -> tuple
     wanted = [server for server in SERVERS if not options.only or server.name in options.only]
     model = small_engine.write_model_folder(folder / "small")
     absent: list[tuple[str, str]] = []
+    expected: dict[int, list[int]] = {}
     with ExitStack() as stack:
         taken = []
         for n, server in enumerate(wanted):
@@ -103,30 +106,28 @@ def _all_servers(options: ServeOptions, folder: Path, console: Console) -> tuple
                 server, folder / str(n), cores=options.server_cores, python=python, model=model, workers=WORKERS
             )
             try:
-                taken.append(Taken(stack.enter_context(running)))
-            except RecsysError as error:
-                absent.append((server.name, f"not measured: did not start ({str(error).splitlines()[-1][:120]})"))
+                one = Taken(stack.enter_context(running))
+                _check_answers(one, expected)
+            except (RecsysError, OSError) as error:
+                why = str(error).splitlines()[-1][:120].translate({ord("["): "(", ord("]"): ")"})  # no markup
+                absent.append((server.name, f"not measured: {why}"))
                 console.print(f"{server.name}: {error}", markup=False)
                 continue
+            taken.append(one)
             console.print(f"{server.name}: ready after {running.ready_s:.1f} s")
             running.pause()
-        _check_answers(taken)
         _rounds(taken, options, console)
     return taken, absent
 
 
-def _check_answers(taken: Sequence[Taken]) -> None:
+def _check_answers(one: Taken, expected: dict[int, list[int]]) -> None:
     """Raises `UnavailableError` if a server ranks otherwise than the first that ranks."""
-    expected: dict[int, list[int]] = {}
-    for one in taken:
-        if one.running.server.name == "echo":
-            continue
-        one.running.resume()
-        for question in range(SAME_ANSWERS):
-            found = one.running.best(question)
-            if found != expected.setdefault(question, found):
-                raise UnavailableError(f"{one.running.server.name}: another answer to question {question}")
-        one.running.pause()
+    if one.running.server.name == "echo":
+        return
+    for question in range(SAME_ANSWERS):
+        found = one.running.best(question)
+        if found != expected.setdefault(question, found):
+            raise UnavailableError(f"another answer to question {question} than the others")
 
 
 def _rounds(taken: Sequence[Taken], options: ServeOptions, console: Console) -> None:
