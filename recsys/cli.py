@@ -40,11 +40,13 @@ def demo(
     traffic: Annotated[bool, typer.Option(help="Start traffic")] = True,
     board: Annotated[bool, typer.Option(help="Start the board")] = True,
     engines: Annotated[int, typer.Option(min=1, max=64, help="Engine processes; the API spreads over them")] = 1,
+    learner: Annotated[bool, typer.Option(help="Learn from the stream while serving")] = False,
 ) -> None:
     """Everything on this machine: Redis, world, model, worker, engine, API, board, traffic. Ctrl-C ends it."""
     from recsys.stack.demo import DemoOptions, run_demo
 
-    run_demo(DemoOptions(folder, port, board_port, rate, traffic, board, engines=engines), Console())
+    options = DemoOptions(folder, port, board_port, rate, traffic, board, engines=engines, learner=learner)
+    run_demo(options, Console())
 
 
 @app.command()

@@ -27,6 +27,7 @@ class DemoOptions:
     board: bool = True
     admin_key: str = "demo"
     engines: int = 1
+    learner: bool = False
 
 
 def run_demo(options: DemoOptions, console: Console) -> None:
@@ -38,7 +39,15 @@ def run_demo(options: DemoOptions, console: Console) -> None:
     folder = options.folder.resolve()
     with Processes(folder / "logs") as processes:
         processes.stop_on_signals()
-        stack = LocalStack(processes, folder, console, options.port, options.admin_key, engines=options.engines)
+        stack = LocalStack(
+            processes,
+            folder,
+            console,
+            options.port,
+            options.admin_key,
+            engines=options.engines,
+            learner=options.learner,
+        )
         stack.start_redis()
         ensure_world(folder / "world", console)
         ensure_model(folder / "model", folder / "world", console)

@@ -33,6 +33,7 @@ class LocalStack:
         admin_key: for admin calls.
         more: further settings of all processes.
         engines: how many engine processes.
+        learner: learn from the stream while serving.
     """
 
     processes: Processes
@@ -42,6 +43,7 @@ class LocalStack:
     admin_key: str = "demo"
     more: Mapping[str, str] = field(default_factory=dict)
     engines: int = 1
+    learner: bool = False
     redis_url: str = ""
     base: str = ""
 
@@ -75,7 +77,7 @@ class LocalStack:
             "OMP_WAIT_POLICY": "PASSIVE",
             **self.more,
         }
-        for name in ("worker", "api"):
+        for name in ("worker", "api", "learner") if self.learner else ("worker", "api"):
             self.processes.start(name, python("-m", "recsys.cli", "serve", name), env=environment)
         for name, socket in sockets.items():
             own = {**environment, "RECSYS_ENGINE__ENDPOINT": socket}

@@ -1,7 +1,7 @@
-"""`python -m recsys.stack.probe api|engine|worker`: exit code 0 if that process of this machine does its work.
+"""`python -m recsys.stack.probe api|engine|worker|learner`: exit code 0 if that process of this machine does its work.
 
-For health checks of containers. The engine is asked over its own socket and must be ready; the worker must have read
-from the stream a moment ago, which needs Redis too; the API must answer, with or without an engine behind it.
+For health checks of containers. The engine is asked over its own socket and must be ready; worker and learner must have
+read from the stream a moment ago, which needs Redis too; the API must answer, with or without an engine behind it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def probe_engine(settings: Settings) -> str:
 
 
 def probe_worker(settings: Settings) -> str:
-    """What is wrong with the worker of this host; empty if Redis sees it read from the stream."""
+    """What is wrong with the worker, or the learner, of this host; empty if Redis sees it read from the stream."""
     from recsys.state.client import writer
 
     idle_max_s = math.ceil(settings.events.block_ms * READS_MISSED / 1e3)
@@ -58,7 +58,12 @@ def probe_worker(settings: Settings) -> str:
     return "" if min(idle_s) <= idle_max_s else f"last read {min(idle_s)} s ago, more than {idle_max_s} s"
 
 
-PROBES: dict[str, Callable[[Settings], str]] = {"api": probe_api, "engine": probe_engine, "worker": probe_worker}
+PROBES: dict[str, Callable[[Settings], str]] = {
+    "api": probe_api,
+    "engine": probe_engine,
+    "worker": probe_worker,
+    "learner": probe_worker,  # reads the same stream
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
-PROFILES = {"engine-gpu": ["gpu"], "loadtest": ["load"]}
+PROFILES = {"engine-gpu": ["gpu"], "learner": ["learn"], "loadtest": ["load"]}
 END_BY_THEMSELVES = {"bootstrap", "loadtest"}
 PUBLISHED = {"api", "dashboard"}
 
@@ -24,7 +24,8 @@ every_service = pytest.mark.parametrize("name", sorted(SERVICES))
 
 
 def test_services_and_profiles() -> None:
-    assert set(SERVICES) == {"redis", "worker", "bootstrap", "engine", "engine-gpu", "api", "dashboard", "loadtest"}
+    core = {"redis", "worker", "bootstrap", "engine", "api", "dashboard"}
+    assert set(SERVICES) == core | set(PROFILES)
     assert {name: s["profiles"] for name, s in SERVICES.items() if "profiles" in s} == PROFILES
 
 
@@ -47,7 +48,7 @@ def test_writes_only_to_volumes_and_a_bounded_tmp(name: str) -> None:
         source, target, *mode = volume.split(":")
         assert source in COMPOSE["volumes"], "no folder of the host is mounted"
         assert target == "/data"
-        assert mode == ["ro"] or name in {"redis", "bootstrap"}
+        assert mode == ["ro"] or name in {"redis", "bootstrap", "learner"}
 
 
 @every_service
@@ -146,8 +147,12 @@ def test_settings_exist() -> None:
     """A misspelt setting would be ignored in silence."""
     from recsys.config import Settings
 
-    names = {f"RECSYS_{section}__{name}".upper() for section in ("redis", "events", "state", "api", "engine", "router")
-             for name in type(getattr(Settings(), section)).model_fields}  # fmt: skip
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    names = {
+        f"RECSYS_{section}__{name}".upper()
+        for section, model in sections.items()
+        for name in getattr(model, "model_fields", {})
+    }
     names |= {"RECSYS_LOG_JSON", "RECSYS_SEED", "RECSYS_API_URL", "RECSYS_DASHBOARD_KEY"}
     for service in SERVICES.values():
         assert {name for name in service.get("environment", {}) if name.startswith("RECSYS_")} <= names
