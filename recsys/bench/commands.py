@@ -116,7 +116,7 @@ def redirect_cost(
     dataset: Annotated[Path, typer.Argument(help="Data set folder")],
     models: Annotated[list[Path], typer.Argument(help="Trained on it; the first is drawn solid, the second dashed")],
     policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,expanded_drop,phase,price",
-    requests: Annotated[int, typer.Option(min=1, help="Held-out events predicted, calm and in a crowd")] = 1_536,
+    requests: Annotated[int, typer.Option(min=2, help="Held-out events predicted, calm and in a crowd")] = 2_048,
     threads: Annotated[int, typer.Option(help="Threads; 0 = as many as there are cores")] = 0,
     out: Annotated[Path, typer.Option(help="csv file to write")] = Path("docs/benchmarks/redirect_cost.csv"),
     image: Annotated[Path, typer.Option(help="Picture to write")] = Path("docs/images/redirect_cost.png"),
@@ -134,9 +134,10 @@ def redirect_cost(
     by_model = {model.name: run(model, dataset, options, Console(stderr=True)) for model in models}
     rows = [{"folder": name, **row} for name, found in by_model.items() for row in found]
     shown = [row for row in rows if row["capacity_factor"] in (0.0, 0.5, 1.0)]
-    table = Table(*shown[0], title="redirect cost")
+    columns = ("folder", "traffic", "policy", "capacity_factor", "lost_percent", "lost_error", "score_kept")
+    table = Table(*columns, title="redirect cost")
     for row in shown:
-        table.add_row(*map(str, row.values()))
+        table.add_row(*(str(row[column]) for column in columns))
     Console().print(table)
     add_to_csv(rows, out, replace=True)
     plot(by_model, image)
