@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from recsys.api import limits
 from recsys.api.deps import Resources
 from recsys.api.problems import answer_to
-from recsys.api.query import decode_query
+from recsys.api.query import Query, decode_query
 from recsys.api.recommend import recommend
 from recsys.errors import InputError, OverloadedError, RecsysError
 
@@ -60,20 +60,21 @@ class HotRecommendations:
             refusal = OverloadedError(f"expected wait {wait_s * 1e3:.0f} ms", retry_after_s=max(0.05, wait_s))
             await answer_to(refusal)(scope, receive, send)
             return
-        with res.congestion.request() as visit:
-            visit.refused = await self._answer(scope, receive, send, headers.get(b"x-deadline-ms"), res)
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, deadline: bytes | None, res: Resources) -> bool:
-        """Answer; True if an engine refused."""
-        messages, body = await _read(receive)
+        messages, body = await _read(receive)  # uncounted: a caller who sends slowly says nothing about this process
         query = decode_query(body) if messages[-1]["type"] == "http.request" else None
-        if query is None:
-            await self._app(scope, _again(messages, receive), send)
-            return False
-        scope["route"] = _Route
+        with res.congestion.request() as visit:
+            if query is None:
+                await self._app(scope, _again(messages, receive), send)
+                return
+            scope["route"] = _Route
+            visit.refused = await self._answer(query, scope, receive, send, headers.get(b"x-deadline-ms"), res)
+
+    async def _answer(
+        self, query: Query, scope: Scope, receive: Receive, send: Send, deadline: bytes | None, res: Resources
+    ) -> bool:
+        """Answer; True if an engine refused."""
         try:
-            budget_s = _deadline_s(deadline, res)
-            answer = await recommend(query, budget_s, res)
+            answer = await recommend(query, _deadline_s(deadline, res), res)
         except Exception as error:
             if not isinstance(error, RecsysError):
                 log.exception("unexpected_error", path=PATH)
