@@ -55,7 +55,7 @@ class Published:
     def next_version(self, version: str) -> str:
         """A name that no version has had, not even one that was rolled back."""
         base = version.partition(MARK)[0]
-        numbers = [int(path.name.partition(MARK)[2] or 0) for path in self._made()]
+        numbers = [int(path.name.partition(MARK)[2]) for path in self._made()]
         return f"{base}{MARK}{max(numbers, default=0) + 1:06d}"
 
     def publish(self, model: Recommender, before: str) -> bool:
@@ -65,17 +65,21 @@ class Published:
         """
         model.save_pretrained(self._folder() / model.version)
         asked = bool(self._ask(keys=[self._keys.models], args=[before, uuid.uuid4().hex, model.version]))
-        self._remove_old(keep={model.version, before})
+        stored = cast("list[bytes | None]", self._client.hmget(self._keys.models, "wanted", "previous"))
+        self._remove_old(keep={model.version, before, *(name.decode() for name in stored if name)})
         return asked
 
     def _remove_old(self, keep: set[str]) -> None:
         for folder in self._made()[: -self._settings.online.versions_kept]:
             if folder.name not in keep:
                 shutil.rmtree(folder, ignore_errors=True)
+        for draft in self._folder().glob(f".*{MARK}[0-9]*"):  # of a learner that was killed while it wrote
+            shutil.rmtree(draft, ignore_errors=True)
 
     def _made(self) -> list[Path]:
         """Folders of learned versions, oldest first."""
-        return sorted(self._folder().glob(f"*{MARK}[0-9]*"), key=lambda path: path.name.partition(MARK)[2])
+        named = ((path.name.partition(MARK), path) for path in self._folder().glob(f"[!.]*{MARK}*"))
+        return [path for _, path in sorted((int(n), path) for (_, _, n), path in named if n.isdecimal())]
 
     def _folder(self) -> Path:
         return self._settings.engine.models_dir or self._settings.engine.model_dir.parent

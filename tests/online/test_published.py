@@ -55,3 +55,26 @@ def test_old_versions_go_but_never_the_one_a_rollback_brings(published: Publishe
         published.publish(model, before=version)
         version = model.version
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny", "tiny-online-000003", "tiny-online-000004"]
+
+
+def test_what_a_killed_learner_left_half_written_stops_nothing_and_goes(published: Published, tmp_path: Path) -> None:
+    (tmp_path / ".tiny-online-000001-x7_q").mkdir()
+    (tmp_path / "tiny-online-000007-by-hand").mkdir()
+    assert published.publish(learned(published, "tiny"), before="tiny")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "tiny", "tiny-online-000001", "tiny-online-000007-by-hand",
+    ]  # fmt: skip
+
+
+def test_an_old_version_that_somebody_activated_keeps_its_folder(
+    published: Published, redis_url: str, tmp_path: Path
+) -> None:
+    version = "tiny"
+    for _ in range(2):
+        model = learned(published, version)
+        published.publish(model, before=version)
+        version = model.version
+    redis.Redis.from_url(redis_url).hset(Keys().models, mapping={"wanted": "tiny-online-000001", "previous": version})
+    for _ in range(3):
+        assert not published.publish(learned(published, version), before="tiny-online-000002")
+    assert (tmp_path / "tiny-online-000001").is_dir()
