@@ -6,7 +6,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Awaitable
-from typing import Any, cast
+from typing import cast
 
 import msgspec
 
@@ -19,6 +19,13 @@ WITHIN_S = 30.0
 LOOK_EVERY_S = 0.05
 
 _decode = msgspec.json.Decoder(EngineModels).decode
+
+# Written as a whole, and taken back only by whom it is still wanted: somebody may have asked for another one meanwhile.
+_WANT = """
+if ARGV[4] ~= '' and redis.call('HGET', KEYS[1], 'activation') ~= ARGV[4] then return end
+redis.call('HSET', KEYS[1], 'activation', ARGV[1], 'wanted', ARGV[2], 'previous', ARGV[3])
+if ARGV[3] == '' then redis.call('HDEL', KEYS[1], 'previous') end
+"""
 
 
 async def models_now(res: Resources) -> ModelsAnswer:
@@ -53,8 +60,9 @@ async def activate(version: str, res: Resources) -> ModelsAnswer:
     activation = await _want(version, previous, res)
     failed = await _outcome(activation, set(engines), res)
     if failed:
-        await _want(now, stored.get("previous"), res)
-        raise ConflictError(f"{failed}; {now!r} goes on serving")
+        await _want(now, stored.get("previous"), res, instead_of=activation)
+        wanted = (await _stored(res)).get("wanted")
+        raise ConflictError(f"{failed}; {wanted!r} goes on serving")
     return await models_now(res)
 
 
@@ -70,14 +78,12 @@ async def rollback(res: Resources) -> ModelsAnswer:
     return await activate(previous, res)
 
 
-async def _want(version: str, previous: str | None, res: Resources) -> str:
-    """Write what is wanted; the id by which engines answer."""
+async def _want(version: str, previous: str | None, res: Resources, *, instead_of: str = "") -> str:
+    """Write what is wanted, in place of one activation if it is named; the id by which engines answer."""
     activation = uuid.uuid4().hex
-    fields: dict[Any, Any] = {"activation": activation, "wanted": version}
-    async with res.redis.pipeline() as pipe:
-        pipe.hdel(res.keys.models, "previous")
-        pipe.hset(res.keys.models, mapping=fields if previous is None else {**fields, "previous": previous})
-        await pipe.execute()
+    await cast(
+        "Awaitable[None]", res.redis.eval(_WANT, 1, res.keys.models, activation, version, previous or "", instead_of)
+    )
     return activation
 
 
