@@ -173,6 +173,9 @@ class OnlineSettings(_Section):
     learning_rate: PositiveFloat = Field(0.1, description="Step size of Adagrad on the item vectors")
     first_square: PositiveFloat = Field(1e-4, description="Where Adagrad's sum of squares starts for a new item")
     settled_square: PositiveFloat = Field(1.0, description="The same for an item that was trained")
+    user_items_max: PositiveInt = Field(
+        100, description="Items that one user's events may move between two publications, each by one event"
+    )
     change_max: PositiveFloat = Field(4.0, description="Longest change of an item's vector since the last publication")
     publish_every_s: PositiveFloat = Field(20.0, description="How often what was learned becomes a served version")
     guard_events: PositiveInt = Field(1_000, description="Newest events on which served and learned are compared")

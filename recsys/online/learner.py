@@ -27,6 +27,7 @@ from recsys.online.guard import Guard
 from recsys.online.metrics import LearnerMetrics
 from recsys.online.published import Published
 from recsys.online.student import Example, Student
+from recsys.online.voices import Voices
 from recsys.state.client import reader, writer
 from recsys.state.items import CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
@@ -50,6 +51,7 @@ class Learner:
         self._feed = CatalogueFeed(self._writes, self._keys)
         self._published = Published(settings, self._writes, self._keys)
         self._guard = Guard(settings.online.guard_events, settings.online.guard_tolerance)
+        self._voices = Voices(settings.online.user_items_max)
         self._items: dict[str, CatalogueItem] = {}
         self._version = ""
         self._student: Student | None = None
@@ -97,6 +99,7 @@ class Learner:
         self._version = model.version
         self._student = Student(model, self._items.values(), self._settings.online)
         self._guard.clear()
+        self._voices.clear()
         self._publish_at_s = time.monotonic() + self._settings.online.publish_every_s
 
     def _follow(self) -> None:
@@ -115,9 +118,10 @@ class Learner:
     def _read(self, after: bytes) -> list[Any]:
         """New entries, or those behind `after` that were read before and not acknowledged."""
         online = self._settings.online
-        if after == b">" and read_backlog(self._writes, self._keys, online.group) > online.lag_max + len(self._learned):
-            log.warning("learner_skips", behind_more_than=online.lag_max)
-            self.metrics.skipped.inc(online.lag_max)
+        behind = read_backlog(self._writes, self._keys, online.group) - len(self._learned) if after == b">" else 0
+        if behind > online.lag_max:
+            log.warning("learner_skips", entries=behind)
+            self.metrics.skipped.inc(behind)
             self._writes.xgroup_setid(self._keys.events, online.group, "$")
         answer: Any = self._reads.xreadgroup(
             online.group, CONSUMER, {self._keys.events: after}, count=online.batch_max,
@@ -128,11 +132,16 @@ class Learner:
     def _learn(self, entries: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
         """Learn from the interactions; the rest is acknowledged at once."""
         assert self._student is not None
-        events = {entry_id: event for entry_id, fields in entries if (event := _interaction(entry_id, fields))}
+        latest_ms = self._settings.events.future_max_ms
+        events = {
+            entry_id: event for entry_id, fields in entries if (event := _interaction(entry_id, fields, latest_ms))
+        }
         self._acknowledge([entry_id for entry_id, _ in entries if entry_id not in events])
         self._learned += events
         if events:
-            judged = self._student.learn(self._examples(list(events.values())))
+            heard = [event for event in events.values() if self._voices.counts(event.user_id, event.item_id)]
+            self.metrics.ignored.inc(len(events) - len(heard))
+            judged = self._student.learn(self._examples(heard))
             self._guard.see(judged)
             self.metrics.events.inc(len(judged.item_ids))
 
@@ -165,6 +174,7 @@ class Learner:
             self.metrics.rolled_back.inc()
             student.forget()
         guard.clear()
+        self._voices.clear()
         self._acknowledge(self._learned)
         self._learned = []
 
@@ -180,11 +190,12 @@ class Learner:
         self._student = student.onto(model, self._items.values())
 
 
-def _interaction(entry_id: bytes, fields: dict[bytes, bytes]) -> Interaction | None:
+def _interaction(entry_id: bytes, fields: dict[bytes, bytes], future_max_ms: int) -> Interaction | None:
     """The event, if it is one that is learned from; what is malformed is the workers' business."""
     try:
         texts = {name.decode(): value.decode() for name, value in fields.items()}
-        event = parse_event(texts, entry_id=entry_id.decode(), now_ms=int(time.time() * 1e3), future_max_ms=300_000)
+        now_ms = int(time.time() * 1e3)
+        event = parse_event(texts, entry_id=entry_id.decode(), now_ms=now_ms, future_max_ms=future_max_ms)
     except (EventError, UnicodeDecodeError):
         return None
     return event if isinstance(event, Interaction) and event.kind != "hide" else None

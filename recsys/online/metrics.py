@@ -11,6 +11,11 @@ class LearnerMetrics:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         self.events = Counter("recsys_learner_events", "Interactions learned from", registry=registry)
+        self.ignored = Counter(
+            "recsys_learner_ignored",
+            "Interactions of users who had been heard on the item, or enough",
+            registry=registry,
+        )
         self.skipped = Counter("recsys_learner_skipped", "Entries skipped to catch up", registry=registry)
         self.published = Counter("recsys_learner_published", "Versions published", registry=registry)
         self.rolled_back = Counter(

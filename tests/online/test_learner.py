@@ -110,3 +110,29 @@ def test_what_a_stopped_learner_had_not_published_is_learned_again(
         decided = lambda: count(second.metrics.published) + count(second.metrics.rolled_back)  # noqa: E731
         stream.eventually(decided, what="published or rolled back")
         stream.eventually(lambda: waiting() <= 10, what="what led to it is acknowledged")
+
+
+def test_one_user_with_thousands_of_events_for_one_item_is_heard_once(
+    make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    stream = make_stream()
+    settings = stream.settings.model_copy(
+        update={
+            "engine": EngineSettings(model_dir=tmp_path / "tiny"),
+            "online": OnlineSettings(publish_every_s=1e6, user_items_max=3),
+        }
+    )
+    stream.start_worker()
+    for n in range(1, 10):
+        stream.add(type="item", item_id=f"i{n}", title="t")
+    stream.settle()
+    with running(Learner(settings)) as learner:
+        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+        for _ in range(200):
+            stream.interact("loud", "i9", ts=10**12)  # always before all that is remembered, so that it looks new
+        for n in range(1, 9):
+            stream.interact("many", f"i{n}")
+        stream.interact("other", "i9")
+        stream.eventually(lambda: count(learner.metrics.ignored) == 199 + 5, what="all but one, and all but three")
+        stream.eventually(lambda: count(learner.metrics.events) == 1 + 3 + 1, what="the others learned")
