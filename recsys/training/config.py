@@ -21,8 +21,8 @@ class TrainConfig:
     """How a model is trained.
 
     Training has two phases: first the encoder and the item table learn retrieval, then the ranker learns to order
-    what retrieval finds. Each phase keeps its best weights, and ends when its validation NDCG has not risen for
-    `patience` checks.
+    what retrieval finds. Each phase keeps its best weights (the newest of those within a percent), and ends when its
+    validation NDCG has not risen for `patience` checks.
 
     Attributes:
         model: shape of the model; its vocabulary sizes are set from the data.
