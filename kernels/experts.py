@@ -15,7 +15,7 @@ from torch import Tensor
 
 from kernels.combine import combine
 from kernels.cpu import library
-from kernels.plan import rows_of, token_of_row
+from kernels.plan import check_capacity, rows_of, token_of_row
 from kernels.workspace import Workspace
 
 HIDDEN_BYTES_IN_CACHE = 1 << 20
@@ -40,7 +40,11 @@ def expert_ffn(
         w_up_ED2H: gate and value halves side by side.
         w_down_EHD: back to the width of the model.
         capacity: rows per expert for static slots, None = dropless.
+
+    Raises:
+        ValueError: a negative capacity; on a CPU, tensors that do not fit together.
     """
+    check_capacity(capacity)
     if library.serves(x_TD, w_up_ED2H, w_down_EHD):
         return library.experts(x_TD, slot_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
     total, width = rows_of(slot_TK.numel(), load_E.shape[0], capacity), x_TD.shape[1]

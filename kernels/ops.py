@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kernels.combine import combine
 from kernels.experts import expert_ffn
-from kernels.plan import gate_scores, route_and_plan, slot_rows, triton_serves
+from kernels.plan import check_capacity, gate_scores, route_and_plan, slot_rows, triton_serves
 from kernels.selection import choose, kth_largest_of_rows, normalised_gates, rank_slots, split_rows
 
 __all__ = [
@@ -73,8 +73,7 @@ def moe_experts(
         )
     if load_E.shape != (count,):
         raise ValueError(f"load {tuple(load_E.shape)} must be (E,) with E = {count}")
-    if capacity is not None and capacity < 0:
-        raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
+    check_capacity(capacity)
     learns = torch.is_grad_enabled() and any(t.requires_grad for t in (x_TD, gates_TK, w_up_ED2H, w_down_EHD))
     if triton_serves(x_TD) and not learns:
         return planned_experts(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity)
@@ -104,4 +103,4 @@ def planned_experts(
 
 @planned_experts.register_fake
 def _(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity):  # type: ignore[no-untyped-def]
-    return torch.empty_like(x_TD)
+    return x_TD.new_empty(x_TD.shape)

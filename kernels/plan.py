@@ -25,6 +25,12 @@ def gate_scores(x_TD: Tensor, gate_DE: Tensor) -> Tensor:
     return torch.softmax(logits_TE, dim=1, dtype=wide)
 
 
+def check_capacity(capacity: int | None) -> None:
+    """Raises ValueError for a negative one."""
+    if capacity is not None and capacity < 0:
+        raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
+
+
 def rows_of(slots: int, experts: int, capacity: int | None) -> int:
     """Rows that a layout has: `capacity` for each expert, or one for every slot."""
     return slots if capacity is None else experts * capacity
@@ -36,7 +42,11 @@ def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, load_E: Tensor, capacity: 
 
     With a capacity expert e has the rows from `e * capacity`, however many it uses. Without one it has as many rows as
     its load, and they follow each other without gaps.
+
+    Raises:
+        ValueError: a negative capacity.
     """
+    check_capacity(capacity)
     if library.serves_plans(expert_ids_TK):
         return library.slot_rows(expert_ids_TK, rank_TK, load_E, capacity)
     used_TK, expert_TK = expert_ids_TK >= 0, expert_ids_TK.clamp_min(0)
@@ -45,12 +55,12 @@ def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, load_E: Tensor, capacity: 
     else:
         used_TK = used_TK & (rank_TK < capacity)
         slot_TK = expert_TK * capacity + rank_TK
-    return torch.where(used_TK, slot_TK, rows_of(expert_ids_TK.numel(), load_E.shape[0], capacity))
+    return torch.where(used_TK, slot_TK, rows_of(expert_ids_TK.numel(), load_E.shape[0], capacity)).contiguous()
 
 
 @slot_rows.register_fake
 def _(expert_ids_TK, rank_TK, load_E, capacity):  # type: ignore[no-untyped-def]
-    return torch.empty_like(expert_ids_TK)
+    return expert_ids_TK.new_empty(expert_ids_TK.shape)
 
 
 def token_of_row(slot_TK: Tensor, rows: int) -> Tensor:
@@ -67,17 +77,20 @@ def route_and_plan(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gate product, scores, choice by `score + bias - price`, drops, gates from the scores alone, ranks and loads.
 
-    Of an expert with more than `capacity` tokens, those that come first keep it. A dropped slot has id and rank -1, and
-    the other slots of its token share its weight.
+    Of an expert with more than `capacity` tokens, those that come first keep it. A price of infinity takes an expert
+    out of the choice. A slot without an expert has id and rank -1, and the other slots of its token share its weight.
 
     Returns:
         `scores_TE`, `expert_ids_TK`, `gates_TK`, `rank_TK`, `load_E`; scores and gates are differentiable.
 
     Raises:
-        ValueError: k outside 1..E.
+        ValueError: k outside 1..E, a negative capacity, or x and gate that do not fit together.
     """
     if not 1 <= k <= gate_DE.shape[1]:
         raise ValueError(f"k must be in 1..{gate_DE.shape[1]} (the number of experts), not {k}")
+    if x_TD.shape[1] != gate_DE.shape[0]:
+        raise ValueError(f"x {tuple(x_TD.shape)} and gate {tuple(gate_DE.shape)} must be (T, D) and (D, E)")
+    check_capacity(capacity)
     if library.serves(x_TD, gate_DE):
         return library.route(x_TD @ gate_DE, bias_E, prices_E, k, capacity)
     if triton_serves(x_TD):
@@ -85,7 +98,8 @@ def route_and_plan(
 
         return layer.routed(x_TD, gate_DE, bias_E, prices_E, k, capacity)
     scores_TE = gate_scores(x_TD, gate_DE)
-    expert_ids_TK = choose(scores_TE, k, bias_E=bias_E, prices_E=prices_E)
+    allowed_E = None if prices_E is None else prices_E < torch.inf
+    expert_ids_TK = choose(scores_TE, k, bias_E=bias_E, prices_E=prices_E, allowed_E=allowed_E)
     rank_TK, load_E = rank_slots(expert_ids_TK, gate_DE.shape[1])
     if capacity is not None:
         over_TK = rank_TK >= capacity

@@ -85,7 +85,7 @@ def _rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
 
 @_rank_slots.register_fake
 def _(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(expert_ids_TK), expert_ids_TK.new_empty(experts)
+    return expert_ids_TK.new_empty(expert_ids_TK.shape), expert_ids_TK.new_empty(experts)
 
 
 def rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:

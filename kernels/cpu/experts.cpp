@@ -20,7 +20,7 @@ using namespace lanes;
 constexpr int TILE = 12;
 constexpr int BLOCK = 8 * TILE;
 
-// x * sigmoid(x) * value. A NaN in x stays one by the product.
+// x * sigmoid(x) * value.
 inline __m512 swiglu(__m512 x, __m512 value) {
     const __m512 e = exponential(_mm512_sub_ps(_mm512_setzero_ps(), x));
     return _mm512_div_ps(_mm512_mul_ps(x, value), _mm512_add_ps(_mm512_set1_ps(1.f), e));

@@ -12,9 +12,10 @@ constexpr int LANES = 16;
 
 inline __mmask16 first(int64_t n) { return n >= LANES ? 0xFFFF : n <= 0 ? 0 : (__mmask16)((1u << n) - 1); }
 
-// exp to within 2 ulp: 2^n * e^r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7.
+// exp to within 2 ulp: 2^n * e^r with |r| <= ln 2 / 2, e^r by its Taylor polynomial of degree 7. Minimum and maximum
+// return their second operand where one is not a number, so that NaN stays NaN.
 inline __m512 exponential(__m512 x) {
-    x = _mm512_max_ps(_mm512_min_ps(x, _mm512_set1_ps(88.f)), _mm512_set1_ps(-88.f));
+    x = _mm512_max_ps(_mm512_set1_ps(-88.f), _mm512_min_ps(_mm512_set1_ps(88.f), x));
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), 8);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);

@@ -1,6 +1,6 @@
 """Compiles and loads the kernels of this folder: `python -m kernels.cpu.library`. Seconds, once per version.
 
-They are optional. They serve where this command has run (a C++ compiler is needed for that alone) and the processor
+They are optional. They serve where this command has run (g++ is needed for that alone) and the processor
 has AVX-512 with bfloat16 (Zen 4, Sapphire Rapids and later); everywhere else torch computes the same.
 """
 
@@ -50,7 +50,10 @@ def route(
     """Launcher of `route.cpp`: scores, ids, gates, ranks and loads, as `kernels.plan.route_and_plan` has them."""
     (tokens, experts), new = logits_TE.shape, logits_TE.new_empty
     logits_TE = logits_TE.float().contiguous()
-    bias_E, prices_E = (None if t is None else t.detach().float().contiguous() for t in (bias_E, prices_E))
+    bias_E, prices_E = (
+        None if t is None else _fitting(name, t.detach().float(), (experts,), torch.float32)
+        for name, t in (("bias", bias_E), ("prices", prices_E))
+    )
     ids_TK, rank_TK = (new((tokens, k), dtype=torch.int64) for _ in range(2))
     scores_TE, gates_TK = torch.empty_like(logits_TE), new((tokens, k), dtype=torch.float32)
     load_E = new(experts, dtype=torch.int64)
@@ -64,7 +67,7 @@ def route(
 
 def rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
     """Launcher of `rank.cpp`: ranks (T, K) and loads (E), as `kernels.selection.rank_slots` has them."""
-    expert_ids_TK = expert_ids_TK.contiguous()
+    expert_ids_TK = _fitting("expert_ids", expert_ids_TK, expert_ids_TK.shape)
     rank_TK, load_E = torch.empty_like(expert_ids_TK), expert_ids_TK.new_empty(experts)
     pointers = (t.data_ptr() for t in (expert_ids_TK, rank_TK, load_E))
     _function("rank_slots")(*pointers, expert_ids_TK.numel(), experts)
@@ -73,7 +76,8 @@ def rank_slots(expert_ids_TK: Tensor, experts: int) -> tuple[Tensor, Tensor]:
 
 def slot_rows(expert_ids_TK: Tensor, rank_TK: Tensor, load_E: Tensor, capacity: int | None) -> Tensor:
     """Launcher of `slots.cpp`: int64 (T, K), as `kernels.plan.slot_rows` has it."""
-    expert_ids_TK, rank_TK, load_E = expert_ids_TK.contiguous(), rank_TK.contiguous(), load_E.contiguous()
+    expert_ids_TK = _fitting("expert_ids", expert_ids_TK, expert_ids_TK.shape)
+    rank_TK, load_E = _fitting("rank", rank_TK, expert_ids_TK.shape), _fitting("load", load_E, (load_E.numel(),))
     slot_TK = torch.empty_like(expert_ids_TK)
     _function("slot_rows")(
         *(t.data_ptr() for t in (expert_ids_TK, rank_TK, load_E, slot_TK)),
@@ -89,7 +93,13 @@ def experts(
     (tokens, width), k, (count, hidden, _) = x_TD.shape, slot_TK.shape[1], w_down.shape
     rows = tokens * k if capacity is None else count * capacity
     y_SD = x_TD.new_empty(rows + 1, width)
-    x_TD, slot_TK, load_E, w_up, w_down = (t.contiguous() for t in (x_TD, slot_TK, load_E, w_up, w_down))
+    x_TD, slot_TK, load_E = (
+        x_TD.contiguous(),
+        _fitting("slot", slot_TK, (tokens, k)),
+        _fitting("load", load_E, (count,)),
+    )
+    w_up = _fitting("w_up", w_up, (count, width, 2 * hidden), x_TD.dtype)
+    w_down = _fitting("w_down", w_down, (count, hidden, width), x_TD.dtype)
     _function(f"experts_{_TYPES[x_TD.dtype]}")(
         *(t.data_ptr() for t in (x_TD, slot_TK, load_E, w_up, w_down, y_SD)),
         *(tokens, k, count, width, hidden, -1 if capacity is None else capacity),
@@ -102,13 +112,22 @@ def combine(y_SD: Tensor, slot_TK: Tensor, gates_TK: Tensor) -> Tensor:
     """Launcher of `combine.cpp`: (T, D), as `kernels.combine.combine` has it."""
     (tokens, k), width = slot_TK.shape, y_SD.shape[1]
     y_TD = y_SD.new_empty(tokens, width)
-    y_SD, slot_TK, gates_TK = y_SD.contiguous(), slot_TK.contiguous(), gates_TK.float().contiguous()
+    y_SD, slot_TK = y_SD.contiguous(), _fitting("slot", slot_TK, (tokens, k))
+    gates_TK = _fitting("gates", gates_TK.float(), (tokens, k), torch.float32)
     _function(f"combine_{_TYPES[y_SD.dtype]}")(
         *(t.data_ptr() for t in (y_SD, slot_TK, gates_TK, y_TD)),
         *(tokens, k, width, y_SD.shape[0] - 1),
         _threads(32 * tokens * k * width),  # it waits for memory, not for arithmetic
     )
     return y_TD
+
+
+def _fitting(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.int64) -> Tensor:
+    """The tensor, contiguous. Kernels read by address: what does not fit must be found before."""
+    if tensor.shape != shape or tensor.dtype != dtype or tensor.device.type != "cpu":
+        found = f"{tensor.dtype} {tuple(tensor.shape)} on {tensor.device}"
+        raise ValueError(f"{name} must be {dtype} {tuple(shape)} on the CPU, not {found}")
+    return tensor.contiguous()
 
 
 def peak_flops(dtype: torch.dtype, *, repeats: int = 2_000_000) -> float:
@@ -141,7 +160,8 @@ def build() -> Path:
     for folder in _folders():
         if (path := folder / _file_name()).exists():
             return path
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
+    named = os.environ.get("CXX")
+    compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         raise RuntimeError("no C++ compiler (g++, c++ or the one in CXX)")
     for folder in _folders():
@@ -156,7 +176,7 @@ def build() -> Path:
                     if done.returncode:
                         raise RuntimeError(f"{compiler} failed:\n{done.stderr}")
                 return made.replace(folder / made.name)
-        except PermissionError:
+        except OSError:  # no permission, read-only, full
             continue
     raise RuntimeError("no folder to keep the compiled kernels in can be written")
 
@@ -166,8 +186,8 @@ def _objects() -> list[str]:
 
 
 def _folders() -> list[Path]:
-    cache_home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [_HERE / "__pycache__", cache_home / "recsys-moe"]
+    cache_home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # as it is where nobody has a home
+    return [_HERE / "__pycache__", *([Path(cache_home) / "recsys-moe"] if os.path.isabs(cache_home) else [])]
 
 
 @cache
@@ -212,6 +232,7 @@ def _threads(flops: int) -> int:
 
 if __name__ == "__main__":
     try:
-        print(build())  # noqa: T201
+        made = build()
+        print(made if _library() else f"{made} does not load on this machine: torch serves")  # noqa: T201
     except RuntimeError as error:
         sys.exit(f"torch serves, at about half the speed: {error}")

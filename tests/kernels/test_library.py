@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,6 +35,22 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(tmp_path: Path, monk
     with pytest.raises(RuntimeError, match="false failed"):
         library.build()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()  # as on a read-only disk: an OSError that is no PermissionError
+    monkeypatch.setattr(library, "_folders", lambda: [tmp_path / "file" / "folder", tmp_path / "file"])
+    monkeypatch.setenv("CXX", "true")
+    with pytest.raises(RuntimeError, match="no folder"):
+        library.build()
+
+
+def test_nobody_needs_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what it does for a user that is not known
+    assert library._folders() == [Path(library.__file__).parent / "__pycache__"]
+    monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
+    assert library._folders()[1:] == [Path("/cache/recsys-moe")]
 
 
 def test_other_processors_take_torch(monkeypatch: pytest.MonkeyPatch) -> None:

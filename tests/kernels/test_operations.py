@@ -90,13 +90,26 @@ def test_equal_scores_go_to_the_lower_expert(in_form: Callable) -> None:
     assert torch.allclose(gates_TK, torch.full((3, 3), 1 / 3))
 
 
-def test_tokens_that_are_not_numbers_are_routed_somewhere(in_form: Callable) -> None:
+def test_tokens_that_are_not_numbers_are_routed_somewhere_and_seen_in_their_scores(in_form: Callable) -> None:
     x_TD = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     x_TD[2] = torch.nan
     with in_form():
-        _, ids_TK, _, _, load_E = ops.route_and_plan(x_TD, torch.eye(4), None, None, 2, None)
+        scores_TE, ids_TK, gates_TK, _, load_E = ops.route_and_plan(x_TD, torch.eye(4), None, None, 2, None)
     assert bool(((ids_TK >= 0) & (ids_TK < 4)).all())
     assert int(load_E.sum()) == 12
+    for part in (scores_TE, gates_TK):
+        assert part.isnan().any(dim=1).tolist() == [False, False, True, False, False, False]
+
+
+def test_experts_at_a_price_of_infinity_are_not_chosen(in_form: Callable) -> None:
+    prices_E = torch.tensor([torch.inf, 0.0, torch.inf, 0.0])
+    with in_form():
+        _, ids_TK, gates_TK, rank_TK, load_E = ops.route_and_plan(torch.eye(4), torch.eye(4), None, prices_E, 3, None)
+    assert ids_TK.tolist() == [[1, 3, -1], [1, 3, -1], [1, 3, -1], [3, 1, -1]]
+    assert load_E.tolist() == [0, 4, 0, 4]
+    assert not gates_TK[:, 2].any()
+    assert bool((rank_TK[:, 2] == -1).all())
+    assert torch.allclose(gates_TK.sum(dim=1), torch.ones(4))
 
 
 def test_route_and_plan_drops_who_comes_too_late(in_form: Callable) -> None:
@@ -114,6 +127,52 @@ def test_route_and_plan_drops_who_comes_too_late(in_form: Callable) -> None:
 def test_more_experts_than_there_are_cannot_be_chosen() -> None:
     with pytest.raises(ValueError, match=r"k must be in 1\.\.3"):
         ops.route_and_plan(torch.zeros(2, 4), torch.ones(4, 3), None, None, 4, None)
+
+
+def test_a_negative_capacity_is_named(make_layer: Callable, in_form: Callable) -> None:
+    case = make_layer(6, 4, 4, 3, 2)
+    rank_TK, load_E = case.plan()
+    with in_form():
+        with pytest.raises(ValueError, match="capacity must be >= 0 or None, not -2"):
+            ops.route_and_plan(case.x_TD, torch.ones(4, 3), None, None, 2, -2)
+        with pytest.raises(ValueError, match="capacity must be >= 0 or None, not -2"):
+            ops.slot_rows(case.ids_TK, rank_TK, load_E, -2)
+        with pytest.raises(ValueError, match="capacity must be >= 0 or None, not -2"):
+            ops.expert_ffn(case.x_TD, case.ids_TK, load_E, case.w_up, case.w_down, -2)
+
+
+def test_ids_of_any_stride(in_form: Callable) -> None:
+    ids_TK = torch.randint(0, 4, (2, 30), generator=torch.Generator().manual_seed(0)).T
+    rank_TK, load_E = reference.rank_slots(ids_TK, 4)
+    with in_form():
+        opcheck("rank_slots", ids_TK, 4)
+        opcheck("slot_rows", ids_TK, rank_TK, load_E, None)
+        assert torch.equal(ops.rank_slots(ids_TK, 4)[0], rank_TK)
+
+
+def test_what_would_be_read_beyond_its_end_is_refused(make_layer: Callable) -> None:
+    case = make_layer(6, 4, 4, 3, 2)
+    if not library.serves(case.x_TD):
+        pytest.skip("the compiled kernels do not serve here")
+    rank_TK, load_E = case.plan()
+    slot_TK = ops.slot_rows(case.ids_TK, rank_TK, load_E, None)
+    x_TD, w_up, w_down = case.x_TD, case.w_up, case.w_down
+    wrong: dict[str, Callable[[], object]] = {
+        "expert_ids must be torch.int64": lambda: ops.rank_slots(case.ids_TK.int(), 3),
+        "rank must be": lambda: ops.slot_rows(case.ids_TK, rank_TK[:3], load_E, None),
+        "load must be torch.int64": lambda: ops.slot_rows(case.ids_TK, rank_TK, load_E.int(), None),
+        "slot must be": lambda: ops.expert_ffn(x_TD, slot_TK[:3], load_E, w_up, w_down, None),
+        "load must be": lambda: ops.expert_ffn(x_TD, slot_TK, load_E[:2], w_up, w_down, None),
+        "w_up must be": lambda: ops.expert_ffn(x_TD, slot_TK, load_E, w_up[:, :2], w_down, None),
+        "w_down must be": lambda: ops.expert_ffn(x_TD, slot_TK, load_E, w_up, w_down[:, :, :2], None),
+        "gates must be": lambda: ops.combine(x_TD, slot_TK, case.gates_TK[:, :1]),
+        "bias must be": lambda: ops.route_and_plan(x_TD, torch.ones(4, 3), torch.ones(1), None, 2, None),
+        "prices must be": lambda: ops.route_and_plan(x_TD, torch.ones(4, 3), None, torch.ones(2), 2, None),
+        r"x \(6, 4\) and gate \(5, 3\)": lambda: ops.route_and_plan(x_TD, torch.ones(5, 3), None, None, 2, None),
+    }
+    for message, call in wrong.items():
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("capacity", [None, 0, 6, 50])
