@@ -96,7 +96,8 @@ def model_versions(settings: Settings) -> dict[str, Path]:
     """
     own = settings.engine.model_dir
     beside = settings.engine.models_dir or own.parent
-    folders = sorted(path for path in beside.iterdir() if path.is_dir())[:FOLDERS_MAX] if beside.is_dir() else []
+    seen = sorted(beside.glob("[!.]*")) if beside.is_dir() else []  # what begins with a dot is being written
+    folders = [path for path in seen if path.is_dir()][:FOLDERS_MAX]
     found: dict[str, Path] = {}
     for folder in (own, *folders):
         try:

@@ -40,6 +40,7 @@ from recsys.engine.wanted import Wanted
 from recsys.errors import InputError, UnavailableError
 from recsys.state.items import CatalogueChange, CatalogueItem
 from recsys.wire import LoadSnapshot, Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode
+from router.policies import names
 from router.router import Router
 
 log = structlog.get_logger(__name__)
@@ -85,6 +86,7 @@ class Engine:
             self._served.router(self._wanted.policy)
         except ValueError as error:  # now, not in the first batch
             raise InputError(f"RECSYS_ROUTER__POLICY: {error}", field="RECSYS_ROUTER__POLICY") from None
+        self._policies = {None, *names()}
         self._stop = threading.Event()
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
@@ -169,7 +171,8 @@ class Engine:
     def adopt(self, served: Served) -> None:
         """Serve what was prepared from the next batch on; the batch that runs ends with the old one."""
         now = self._served.catalogue
-        if now is not None and (served.catalogue is None or served.catalogue.items != now.items):
+        then = served.catalogue
+        if now is not None and (then is None or (then.items, then.dead) != (now.items, now.dead)):
             served.catalogue = Catalogue(now.items, served.model, dead=now.dead)
         try:
             served.lanes.follow(dict(self._wanted.health), dict(self._wanted.inject))
@@ -265,6 +268,9 @@ class Engine:
             why = "the engine is stopping" if self.ready else "the engine is starting"
             self._telemetry.left("refused")
             return peer, RankReply(id=message.id, status="refused", error=why, retry_after_s=1.0, elsewhere=True)
+        if ticket.policy not in self._policies:
+            self._telemetry.left("invalid")
+            return peer, RankReply(id=message.id, status="invalid", error=f"policies: no policy {ticket.policy!r}")
         if left_s <= 0:
             self._telemetry.left("expired")
             return peer, RankReply(id=message.id, status="expired", error="no time left on arrival")

@@ -37,7 +37,7 @@ class Returned(msgspec.Struct, frozen=True):
 
 
 class WantedRouter:
-    """An engine's side; the API writes the fields of a request with `fields_of`."""
+    """An engine's side; the API writes the fields of a request itself."""
 
     def __init__(self, client: redis.Redis, keys: Keys) -> None:
         self._client = client

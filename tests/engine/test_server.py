@@ -1,0 +1,52 @@
+"""What the engine does between its threads, without its socket."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recsys.config import EngineSettings, Settings
+from recsys.engine.served import model_versions
+from recsys.engine.server import Engine
+from recsys.state.items import CatalogueChange, CatalogueItem
+from recsys.wire import RankReply, RankRequest, encode
+
+
+@pytest.fixture
+def engine(tiny_model: Path, tmp_path: Path) -> Iterator[Engine]:
+    """With ten items."""
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    found = Engine(Settings(engine=EngineSettings(model_dir=tmp_path / "tiny", batch_max=1)))
+    found.set_catalogue({f"i{n}": CatalogueItem(item_id=f"i{n}", title="t", ts=0) for n in range(10)})
+    yield found
+    found._zmq.destroy(linger=0)
+
+
+def test_an_item_that_is_deleted_while_a_model_loads_stays_deleted(engine: Engine) -> None:
+    coming = engine.prepare(engine.model_version)
+    engine.change_catalogue(CatalogueChange(put={}, deleted=frozenset({"i3"})))
+    engine.adopt(coming)
+    catalogue = coming.catalogue
+    assert catalogue is not None
+    assert [item for item in catalogue.item_ids[1:] if not catalogue.live_I[catalogue.row(item)]] == ["i3"]
+
+
+def test_an_unknown_policy_is_answered_and_never_reaches_the_device(engine: Engine) -> None:
+    answer = engine._admit(b"peer", encode(RankRequest(id="r", time_left_ms=1e3, k=1, policy="none such")))
+    assert answer is not None
+    reply = answer[1]
+    assert isinstance(reply, RankReply)
+    assert (reply.id, reply.status) == ("r", "invalid")
+    assert "none such" in reply.error
+    assert engine._admit(b"peer", encode(RankRequest(id="r", time_left_ms=1e3, k=1, policy="topk"))) is None
+
+
+def test_half_written_folders_are_no_versions(tiny_model: Path, tmp_path: Path) -> None:
+    for name in (".tiny-x7", "tiny"):
+        shutil.copytree(tiny_model, tmp_path / name)
+    (tmp_path / ".tiny-x7" / "model.safetensors").unlink()
+    found = model_versions(Settings(engine=EngineSettings(model_dir=tmp_path / "absent", models_dir=tmp_path)))
+    assert list(found.values()) == [tmp_path / "tiny"]
