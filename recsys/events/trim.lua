@@ -21,10 +21,12 @@ local function attribute(list, name)
   end
 end
 
+local length = redis.call('XLEN', KEYS[1])
 local needed = nil
 for _, group in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local name = attribute(group, 'name')
-  local behind = attribute(group, 'pending') + (attribute(group, 'lag') or 0)
+  -- Redis does not know the lag behind entries that were deleted, as those of a deleted user are: all that there is.
+  local behind = attribute(group, 'pending') + (attribute(group, 'lag') or length)
   if name == ARGV[3] or behind <= tonumber(ARGV[4]) then
     local pending = redis.call('XPENDING', KEYS[1], name)
     -- Without pending entries everything up to the last delivered one is acknowledged; that one may stay.

@@ -82,3 +82,15 @@ def test_a_reader_that_died_does_not_hold_the_stream_for_ever(make_stream: Calla
     stream.settle()
     assert first_id(stream) == written[0], "it is not far behind yet"
     stream.eventually(lambda: first_id(stream) > written[0] or not fill(stream, 50), what="now it is")
+
+
+def test_nor_when_entries_that_it_has_not_read_were_deleted(make_stream: Callable[..., Any]) -> None:
+    stream = make_stream(events={"retain_entries": 100, "reader_lag_max": 500})
+    stream.redis.xgroup_create(stream.keys.events, "gone", id="0", mkstream=True)
+    stream.start_worker()
+    written = fill(stream, 300)
+    stream.settle()
+    stream.redis.xdel(stream.keys.events, written[150])
+    lags = {group["name"]: group["lag"] for group in stream.redis.xinfo_groups(stream.keys.events)}
+    assert lags["gone"] is None, "Redis has lost count"
+    stream.eventually(lambda: first_id(stream) > written[0] or not fill(stream, 50), what="cut all the same")
