@@ -96,7 +96,11 @@ class ApiSettings(_Section):
     connections_max: PositiveInt = Field(
         4_096, description="Open connections, per process; above it the one that waited longest for a request is closed"
     )
-    read_timeout_s: PositiveFloat = Field(10.0, description="Longest time for a request to arrive as a whole; then 408")
+    read_timeout_s: PositiveFloat = Field(
+        10.0,
+        description="Longest time for a request to arrive as a whole, then 408, and for a caller to take nothing of "
+        "what it was sent",
+    )
     impressions: bool = Field(True, description="Write an impression event for every answer")
     impressions_queue_max: PositiveInt = Field(
         10_000, description="Impressions waiting to be written; above it dropped and counted"

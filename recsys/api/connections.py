@@ -1,8 +1,8 @@
 """Bounds on connections: how many, and how long one may take to send a request.
 
 uvicorn waits for ever for the rest of a request, and takes headers of any length. Here one sweep a second closes what
-is too slow; and where too many connections are open, those that have waited longest make room for new ones, so that
-thousands of connections that send nothing lock nobody out.
+is too slow, and what does not take its answer; and where too many connections are open, those that have waited longest
+make room for new ones, so that thousands of connections that send nothing, or read nothing, lock nobody out.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ class BoundedConnection(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self.waiting_s: float | None = None
         self._started = False  # anything of a request was sent
+        self._in_body = False  # its headers are complete, its body is not
         self._header_bytes = 0
+        self._unread = (0, 0.0)  # bytes of answers that the caller has not taken, and since when they are not fewer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= _bounds().connections_max and not self._make_room():
@@ -58,17 +60,22 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if not self._started:
             self._started, self.waiting_s, self._header_bytes = True, time.monotonic(), 0
-        if self.cycle is None or self.cycle.response_complete:  # between requests: these are headers
+        if not self._in_body:
             self._header_bytes += len(data)
             if self._header_bytes > HEADER_BYTES_MAX:
                 self._close(431, f"headers: longer than {HEADER_BYTES_MAX} bytes")
                 return
         super().data_received(data)
 
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._in_body = True
+
     def on_message_complete(self) -> None:
         super().on_message_complete()
-        answered = self.cycle.response_complete  # before its body was here
+        answered = self.cycle is not None and self.cycle.response_complete  # before its body was here
         self._started, self.waiting_s, self._header_bytes = False, time.monotonic() if answered else None, 0
+        self._in_body = False
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -83,9 +90,18 @@ class BoundedConnection(HttpToolsProtocol):
         """Answer, unless an answer has begun, and close."""
         if self.transport.is_closing():
             return
-        if self._started and (self.cycle is None or self.cycle.response_complete or not self.cycle.response_started):
+        begun = self.cycle is not None and self.cycle.response_started
+        if self._started and not (begun and (self._in_body or not self.cycle.response_complete)):
             self.transport.write(_refusal(status, detail))
         self.transport.close()
+
+    def _takes_nothing(self, now_s: float, within_s: float) -> bool:
+        """Whether no byte of what is there for the caller was taken for that long."""
+        unread, (before, since_s) = self.transport.get_write_buffer_size(), self._unread
+        if not unread or unread < before or not before:
+            since_s = now_s
+        self._unread = unread, since_s
+        return now_s - since_s > within_s
 
     def _make_room(self) -> bool:
         """Close a sixteenth of the connections: those that have waited longest for a request. False: none waits."""
@@ -93,6 +109,8 @@ class BoundedConnection(HttpToolsProtocol):
         waiting.sort(key=lambda c: c.waiting_s or 0.0)
         for connection in waiting[: len(self.connections) // 16 + 1]:
             connection._close(408, "too many connections, and this one has waited longest")
+            if connection.transport.get_write_buffer_size():
+                connection.transport.abort()  # `close` would wait for the caller to read
             self.connections.discard(connection)
         return bool(waiting)
 
@@ -101,12 +119,16 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _sweep(self) -> None:
         """Close what is too slow; come back while there are connections."""
-        within_s = _bounds().read_timeout_s
-        too_early_s = time.monotonic() - within_s
+        within_s, now_s = _bounds().read_timeout_s, time.monotonic()
         for connection in list(self.connections):
-            if not isinstance(connection, BoundedConnection) or connection.waiting_s is None:
+            if not isinstance(connection, BoundedConnection):
                 continue
-            if connection.waiting_s < too_early_s and (connection._started or connection.cycle is None):
+            waiting_s = connection.waiting_s
+            if connection._takes_nothing(now_s, within_s):
+                connection.transport.abort()
+            elif waiting_s is None or waiting_s >= now_s - within_s:
+                continue
+            elif connection._started or connection.cycle is None:
                 connection._close(408, f"the request was not complete within {within_s:g} s")
         BoundedConnection._sweeping = None
         if self.connections:

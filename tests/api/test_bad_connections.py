@@ -147,6 +147,32 @@ def test_callers_that_leave_in_the_middle_leave_nothing(guarded: Any, eventually
     assert "Traceback" not in log, log[-3000:]
 
 
+def test_who_asks_and_reads_nothing_is_cut_off(guarded: Any, eventually: Any) -> None:
+    assert answers(guarded)
+    before, silent = descriptors(guarded), []
+    try:
+        for _ in range(10):
+            line = socket.socket()
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            line.settimeout(2)
+            line.connect(("127.0.0.1", guarded.port))
+            silent.append(line)
+            line.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200)  # more than buffers hold
+        eventually(lambda: descriptors(guarded) <= before + 2, what="descriptors back at the start value")
+    finally:
+        for line in silent:
+            line.close()
+    assert answers(guarded)
+
+
+def test_one_request_gets_one_answer_though_its_body_never_comes(guarded: Any) -> None:
+    with socket.create_connection(("127.0.0.1", guarded.port)) as line:
+        line.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 50\r\n\r\n")
+        found = until_closed(line)
+    assert found.startswith(b"HTTP/1.1 200")
+    assert found.count(b"HTTP/1.1 ") == 1
+
+
 def test_a_deadline_that_has_passed_is_named(guarded: Any) -> None:
     for deadline in ("0", "-1", "-1e9"):
         answer = httpx.post(
