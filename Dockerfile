@@ -7,7 +7,7 @@ FROM ${PYTHON_IMAGE} AS base
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 RUN groupadd --gid 10001 recsys \
  && useradd --uid 10001 --gid recsys --no-create-home --home-dir /tmp --shell /usr/sbin/nologin recsys \
- && install -d -o recsys -g recsys /data
+ && install -d -o recsys -g recsys /data /cache
 WORKDIR /data
 
 # The project itself, once for all images.
@@ -31,7 +31,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=
 FROM dependencies AS engine-dependencies
 # Empty = torch from the default index, which on Linux is the CUDA build.
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-ARG ENGINE_EXTRAS=engine
+ARG ENGINE_EXTRAS=engine,fast
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/pip-ca.pem \
     --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} ".[${ENGINE_EXTRAS}]"

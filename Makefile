@@ -39,12 +39,12 @@ $(VENV)/bin/python:
 
 $(VENV)/.installed-all: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[all]'
-	@$(BIN)/python -c 'from router import compiled; compiled.prepare()'
+	@$(BIN)/python -c 'from router.policies import get; get("price")'
 	@$(BIN)/python -m kernels.cpu.library || true
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[all]' --group dev
-	@$(BIN)/python -c 'from router import compiled; compiled.prepare()'
+	@$(BIN)/python -c 'from router.policies import get; get("price")'
 	@$(BIN)/python -m kernels.cpu.library || true
 	@touch $@ $(VENV)/.installed-all

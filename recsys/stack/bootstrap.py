@@ -1,4 +1,4 @@
-"""What a first start needs: a world, a model trained on it, and its catalogue and recent history in Redis.
+"""What a first start needs: a world, a model trained on it, compiled routing, and catalogue and history in Redis.
 
 Everything is made once and found again. `python -m recsys.stack.bootstrap FOLDER` is the one-shot container; put a data
 set of your own into `FOLDER/world`, or a trained model into `FOLDER/model`, and it uses them.
@@ -47,6 +47,14 @@ def ensure_model(model: Path, world: Path, console: Console) -> None:
     train(world, model, preset("demo"), console=console)
 
 
+def compile_router(console: Console) -> None:
+    """Leave machine code of price routing in numba's cache, so that no engine compiles at its start."""
+    from router.policies import get
+
+    with console.status("Compiling the router (once per machine)"):
+        get("price")
+
+
 def fill(world: Path, settings: Settings, console: Console) -> None:
     """Catalogue and recent history through the public stream, once per Redis.
 
@@ -87,6 +95,7 @@ def main(arguments: list[str]) -> int:
     try:
         ensure_world(folder / "world", console)
         ensure_model(folder / "model", folder / "world", console)
+        compile_router(console)
         fill(folder / "world", Settings(), console)
     except RecsysError as error:
         sys.stderr.write(f"error: {error}\n")

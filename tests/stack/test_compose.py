@@ -47,8 +47,8 @@ def test_writes_only_to_volumes_and_a_bounded_tmp(name: str) -> None:
     for volume in service.get("volumes", []):
         source, target, *mode = volume.split(":")
         assert source in COMPOSE["volumes"], "no folder of the host is mounted"
-        assert target == "/data"
-        assert mode == ["ro"] or name in {"redis", "bootstrap", "learner"}
+        assert target == ("/cache" if source == "cache" else "/data")
+        assert mode == ["ro"] or source == "cache" or name in {"redis", "bootstrap", "learner"}
 
 
 @every_service
