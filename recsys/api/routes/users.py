@@ -57,4 +57,5 @@ async def delete_user(user_id: UserId, res: Res) -> dict[str, str]:
     """Forget a user: state, profile, what was shown, and entries still in the stream."""
     event_id = uuid.uuid4().hex
     await res.producer.add([UserDelete(event_id=event_id, user_id=user_id, ts=int(time.time() * 1e3))])
+    res.recent.forget(user_id)
     return {"event_id": event_id}
