@@ -52,7 +52,7 @@ def settle(
     for (source, target), offers in moves.items():
         length_EE[source, target] = offers[-1][0]
     load, slots, taken = load_E.tolist(), slots_E.tolist(), []
-    prices_E = prices_E.to(torch.float32)
+    prices_E = prices_E.to("cpu", torch.float32)
     for _ in range(rounds):
         surplus = [e for e in range(experts) if load[e] > slots[e]]
         # With no surplus left, a token of any expert may move into room that is worth more to it.
@@ -83,7 +83,7 @@ def settle(
             load[sink] += 1
         if not used:
             break
-    return taken, torch.tensor(load)
+    return taken, torch.tensor(load, device=load_E.device)
 
 
 def _shortest(start_E: Tensor, length_EE: Tensor) -> tuple[Tensor, list[int]]:

@@ -122,6 +122,24 @@ def _move_along(path_N, value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA
 
 
 @jit
+def _give_free(id_KT, room_A):  # type: ignore[no-untyped-def]
+    """Room left where slots are short has no price: tokens that miss a slot take it, at no loss."""
+    places, tokens = id_KT.shape
+    for a in range(room_A.size - 1):
+        for t in range(tokens if room_A[a] > 0 else 0):
+            missing = -1
+            for j in range(places):
+                if id_KT[j, t] == a:
+                    missing = -1
+                    break
+                if id_KT[j, t] < 0:
+                    missing = j
+            if missing >= 0 and room_A[a] > 0:
+                id_KT[missing, t] = a
+                room_A[a] -= 1
+
+
+@jit
 def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, reach):  # type: ignore[no-untyped-def]
     """Make a preferred but unbalanced choice fit, at the least cost. Changes all but the first four arguments.
 
@@ -226,6 +244,8 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
             room_A[path_A[steps - 1]] -= 1
             _move_along(path_A[:steps], value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA, margin_T, stale_A)
             chains += 1
+    if short:
+        _give_free(id_KT, room_A)
     slack, unproved = 0.0, 0.0
     low = np.inf
     for a in range(alive):

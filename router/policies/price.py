@@ -16,7 +16,8 @@ tokens move along chains (`router.chains`); what is left over is evicted and spi
 certificate is that of the sweeps.
 
 Overload (capacities sum to less than T*k): the same with an expert of value and price 0 beside the others, which
-stands for a slot not used. The slots left out are those with the lowest score - price, and all capacity is used.
+stands for a slot not used. The slots left out are those with the lowest score - price, and capacity is left only where
+using it gains nothing.
 
 Sources: see `router.sweeps` and `router.compiled.chains`.
 """

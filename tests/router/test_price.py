@@ -117,6 +117,14 @@ def test_overload_uses_all_capacity_and_gives_up_the_slots_worth_least(backend: 
     assert float(plan.certified_gap) >= (best - ours) / best - 1e-6
 
 
+def test_overload_uses_capacity_that_nobody_values(backend: str) -> None:
+    state = RouterState(prices_E=torch.full((4,), 9.0), bias_E=torch.zeros(4), step=3)
+    capacity_E = torch.tensor([6, 4, 0, 5])
+    plan, _ = get("price").route(torch.zeros(12, 4), capacity_E, 3, state)
+    assert torch.equal(plan.load_E, capacity_E)
+    assert all(len(set(row) - {-1}) == len([e for e in row if e >= 0]) for row in plan.expert_ids_TK.tolist())
+
+
 def test_nothing_is_left_over_where_only_chains_of_swaps_help(backend: str) -> None:
     # Everybody loves expert 0 and 1; capacity is exact, k of E is dense, so late tokens hold all that has room.
     for seed in range(20):
