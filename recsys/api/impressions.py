@@ -10,7 +10,7 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
-from recsys.errors import OverloadedError
+from recsys.errors import UnavailableError
 from recsys.events.producer import EventProducer
 from recsys.events.schema import Impression
 
@@ -64,6 +64,6 @@ class ImpressionWriter:
         batch = [self._queue.get_nowait() for _ in range(min(BATCH, self._queue.qsize()))]
         try:
             await self._producer.add(batch)
-        except (RedisError, OverloadedError) as error:
+        except (RedisError, UnavailableError) as error:
             self._dropped.inc(len(batch))
             log.warning("impressions_dropped", count=len(batch), error=str(error))
