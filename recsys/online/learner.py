@@ -165,8 +165,10 @@ class Learner:
         assert student is not None
         self.metrics.ndcg.labels("served").set(guard.served)
         self.metrics.ndcg.labels("learned").set(guard.student)
-        if len(guard) < online.guard_events_min and len(self._learned) < online.guard_events:
-            return  # too little to tell; the entries stay pending
+        if len(guard) < online.guard_events_min:  # too little to tell: what was learned waits for more
+            if len(self._learned) >= online.guard_events:  # but does not hold the stream
+                self._acknowledge_learned()
+            return
         if guard.holds and student.changed:
             self._publish(student)
         elif student.changed:
@@ -175,6 +177,9 @@ class Learner:
             student.forget()
         guard.clear()
         self._voices.clear()
+        self._acknowledge_learned()
+
+    def _acknowledge_learned(self) -> None:
         self._acknowledge(self._learned)
         self._learned = []
 

@@ -136,3 +136,26 @@ def test_one_user_with_thousands_of_events_for_one_item_is_heard_once(
         stream.interact("other", "i9")
         stream.eventually(lambda: count(learner.metrics.ignored) == 199 + 5, what="all but one, and all but three")
         stream.eventually(lambda: count(learner.metrics.events) == 1 + 3 + 1, what="the others learned")
+
+
+def test_too_few_events_to_judge_publish_nothing_and_hold_nothing(
+    make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    stream = make_stream()
+    online = OnlineSettings(publish_every_s=0.1, guard_events=10, guard_events_min=50)
+    settings = stream.settings.model_copy(
+        update={"engine": EngineSettings(model_dir=tmp_path / "tiny"), "online": online}
+    )
+    stream.start_worker()
+    for n in range(1, 10):
+        stream.add(type="item", item_id=f"i{n}", title="t")
+    stream.settle()
+    with running(Learner(settings)) as learner:
+        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+        stream.interact("u0", "i1")
+        for n in range(1, 20):
+            stream.interact(f"u{n}", "not in the catalogue")
+        stream.eventually(lambda: count(learner.metrics.events) == 1, what="the one learned")
+        stream.eventually(lambda: read_backlog(stream.redis, stream.keys, online.group) < 10, what="none is held")
+    assert count(learner.metrics.published) + count(learner.metrics.rolled_back) == 0
