@@ -52,6 +52,14 @@ def _check(x_TD: Tensor, gate_DE: Tensor, w_up_ED2H: Tensor, w_down_EHD: Tensor,
         raise ValueError(f"k must be in 1..{experts} (the number of experts), not {k}")
 
 
+def _per_expert(experts: int, **vectors: Tensor | None) -> list[Tensor | None]:
+    """The vectors, contiguous (an expanded one has a single number in memory)."""
+    for name, vector in vectors.items():
+        if vector is not None and vector.shape != (experts,):
+            raise ValueError(f"{name} {tuple(vector.shape)} must have one number for each of {experts} experts")
+    return [None if vector is None else vector.contiguous() for vector in vectors.values()]
+
+
 def moe(
     x_TD: Tensor,
     gate_DE: Tensor,
@@ -77,6 +85,7 @@ def moe(
     if capacity is not None and capacity < 0:
         raise ValueError(f"capacity must be >= 0 or None, not {capacity}")
     (tokens, width), (count, hidden, _) = x_TD.shape, w_down_EHD.shape
+    bias_E, prices_E = _per_expert(count, bias_E=bias_E, prices_E=prices_E)
     if capacity is None and tiles.prefers_tiny(tokens, width, hidden, count):
         return tiny(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k, bias_E=bias_E, prices_E=prices_E)
     routes = route(x_TD, gate_DE, k, bias_E=bias_E, prices_E=prices_E)
@@ -109,14 +118,12 @@ def balanced(
         ValueError: tensors that do not fit together, `k` outside 1..E, or more than 64 experts.
     """
     _check(x_TD, gate_DE, w_up_ED2H, w_down_EHD, k)
-    if capacity_E.shape != w_down_EHD.shape[:1]:
-        raise ValueError(
-            f"capacity_E {tuple(capacity_E.shape)} must have one number for each of {len(w_down_EHD)} experts"
-        )
+    slots_E, start_E, bias_E = _per_expert(len(w_down_EHD), capacity_E=capacity_E, start_E=start_E, bias_E=bias_E)
+    assert slots_E is not None
     scores_TE = route(x_TD, gate_DE, k, keep_scores=True).scores_TE
     assert scores_TE is not None
-    prices = solve(scores_TE, capacity_E, k, start_E=start_E, bias_E=bias_E, sweeps=sweeps)
-    assignment = assign(scores_TE, capacity_E, k, prices, bias_E=bias_E, phase=phase)
+    prices = solve(scores_TE, slots_E, k, start_E=start_E, bias_E=bias_E, sweeps=sweeps)
+    assignment = assign(scores_TE, slots_E, k, prices, bias_E=bias_E, phase=phase)
     routes = route(None, None, k, scores_TE=scores_TE, held_T=assignment.held_T)
     y_TD = apply(x_TD, _plan_of(routes, x_TD, renormalise=False), w_up_ED2H, w_down_EHD)
     return Balanced(y_TD, prices.prices_E, assignment)
@@ -127,7 +134,9 @@ def routed(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`kernels.ops.route_and_plan`: scores, ids, gates, ranks and loads, in two launches and a few casts."""
     x_TD, gate_DE = x_TD.contiguous(), gate_DE.contiguous()
-    bias_E, prices_E = (None if t is None else t.float().contiguous() for t in (bias_E, prices_E))
+    bias_E, prices_E = (
+        None if t is None else t.float() for t in _per_expert(gate_DE.shape[1], bias_E=bias_E, prices_E=prices_E)
+    )
     routes = route(x_TD, gate_DE, k, bias_E=bias_E, prices_E=prices_E, keep_scores=True)
     assert routes.scores_TE is not None
     made = _plan_of(routes, x_TD, capacity=capacity, renormalise=capacity is not None)

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -104,17 +105,21 @@ def _messages(options: MoeBench, threads: int) -> Iterator[dict[str, Any]]:
     told = {"cases": [asdict(case) for case in options.cases], "dtypes": options.dtypes, "seconds": options.seconds}
     environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "TORCHINDUCTOR_MAX_AUTOTUNE": "0"}
     command = [sys.executable, "-m", "recsys.bench.moe_worker", json.dumps(told)]
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as worker:
+    with (
+        tempfile.TemporaryFile("w+") as stderr,  # a pipe that nobody reads would fill up and stop the worker
+        subprocess.Popen(
+            command, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as worker,
+    ):
         assert worker.stdout is not None
-        assert worker.stderr is not None
         try:
             for line in worker.stdout:
                 yield json.loads(line)
-            complaints = worker.stderr.read()
         except BaseException:
             worker.kill()
             raise
+        worker.wait()
+        stderr.seek(0)
+        complaints = stderr.read().strip()
     if worker.returncode:
-        raise InputError(f"no speed is reported: {complaints.strip().splitlines()[-1] if complaints else 'it died'}")
+        raise InputError(f"no speed is reported: {complaints.splitlines()[-1] if complaints else 'it died'}")

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from kernels import ops
 from recsys.bench import moe_oracle
-from recsys.bench.moe import MoeBench, run_and_report
+from recsys.bench.moe import MoeBench, run, run_and_report
 from recsys.bench.moe_forms import DROPLESS, OURS, STATIC, TORCH, forms
 from recsys.bench.moe_report import promises
 from recsys.bench.moe_shapes import Case, cases
@@ -90,3 +90,12 @@ def test_a_process_that_fails_is_no_report(tmp_path: Path) -> None:
 def test_threads_are_checked() -> None:
     with pytest.raises(InputError, match="threads must be numbers from 1"):
         MoeBench.of(quick=True, threads=(0,))
+
+
+def test_a_worker_that_complains_at_length_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nseq 100000 >&2\necho the last word >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    with pytest.raises(InputError, match="no speed is reported: the last word"):
+        run(MoeBench(cases=(TINY,), threads=(1,)))

@@ -93,7 +93,7 @@ def test_capacity_drops_later_tokens_and_their_gates_go_to_what_is_kept(problem:
 
 def test_balanced_layer_computes_what_it_assigned(problem: Callable, device: str) -> None:
     case = problem(200, 16, 16, 4, 2, skew=0.7)  # plain top-k gives some expert 180
-    capacity_E = torch.full((4,), 100, device=device)
+    capacity_E = torch.tensor([100], device=device).expand(4)
     result = layer.balanced(case.x_TD, case.gate_DE, case.w_up, case.w_down, 2, capacity_E)
     held_TE = ((result.assignment.held_T.cpu()[:, None] >> torch.arange(4)) & 1).double()
     assert held_TE.sum(0).tolist() == [100] * 4
@@ -153,6 +153,8 @@ def test_what_does_not_fit_is_named(problem: Callable) -> None:
         layer.moe(x_TD.bfloat16(), gate_DE, w_up, w_down, 1)
     with pytest.raises(ValueError, match="w_up must be contiguous"):
         layer.moe(x_TD, gate_DE, w_up.transpose(1, 2).contiguous().transpose(1, 2), w_down, 1)
+    with pytest.raises(ValueError, match=r"bias_E \(1,\)"):
+        run("one launch", case, 2, bias_E=torch.zeros(1, device=case.x_TD.device))
     with pytest.raises(ValueError, match=r"capacity_E \(2,\)"):
         layer.balanced(x_TD, gate_DE, w_up, w_down, 1, torch.ones(2, dtype=torch.int64, device=x_TD.device))
 
