@@ -7,7 +7,7 @@ from torch import Tensor
 
 from router.capacity import uniform_capacity
 from router.policies import get
-from router.shapes import RouterState, RoutingPlan
+from router.shapes import OwnThreshold, RouterState, RoutingPlan
 
 
 class Router:
@@ -110,7 +110,9 @@ class Router:
             return None
         return int(self.capacity(tokens, k).max())
 
-    def route(self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor) -> RoutingPlan:
+    def route(
+        self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor, own: OwnThreshold | None = None
+    ) -> RoutingPlan:
         """Choose experts for one batch of one layer.
 
         Args:
@@ -118,6 +120,7 @@ class Router:
             scores_TE: gate scores, finite and >= 0; gates of the plan are differentiable in them.
             k: experts per token.
             bias_E: bias learnt in training, for choosing only.
+            own: where experts decide by themselves; k is then the mean.
 
         Raises:
             ValueError: naming the argument and its bound.
@@ -127,7 +130,7 @@ class Router:
         if scores_TE.dim() != 2 or scores_TE.shape[1] != self.experts:
             raise ValueError(f"scores must be (tokens, {self.experts}), not {tuple(scores_TE.shape)}")
         before, device = self._states[layer], scores_TE.device
-        state = RouterState(prices_E=before.prices_E.to(device), bias_E=bias_E.detach(), step=before.step)
+        state = RouterState(prices_E=before.prices_E.to(device), bias_E=bias_E.detach(), step=before.step, own=own)
         capacity_E = self.capacity(scores_TE.shape[0], k).to(device)
         plan, self._states[layer] = self.policy.route(scores_TE, capacity_E, k, state)
         self.last_plans[layer] = plan

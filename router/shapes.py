@@ -16,6 +16,19 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class OwnThreshold:
+    """Where experts decide by themselves: what a score has to pass, and the most experts that a token may have.
+
+    Attributes:
+        value: 0-d float tensor, learnt in training.
+        slots: K of the plan, at least the mean k.
+    """
+
+    value: Tensor
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
 class RouterState:
     """What a policy carries from one micro-batch to the next. A plain value: policies return a new one.
 
@@ -23,11 +36,13 @@ class RouterState:
         prices_E: prices of the last batch, float32, >= 0; a warm start only, never trusted.
         bias_E: bias learnt in training (loss-free balancing), added to the scores for choosing, never for weighing.
         step: number of batches routed; the seed of everything that is random in a policy.
+        own: set for each batch where experts decide by themselves; policy `threshold` keeps to it, others compare.
     """
 
     prices_E: Tensor
     bias_E: Tensor
     step: int = 0
+    own: OwnThreshold | None = None
 
     @staticmethod
     def initial(experts: int, *, bias_E: Tensor | None = None, device: torch.device | str = "cpu") -> RouterState:
@@ -41,7 +56,8 @@ class RoutingPlan:
     """Who computes what in one micro-batch.
 
     Attributes:
-        wishes_TK: the unconstrained choices, int64; what plain top-k would have used.
+        wishes_TK: the unconstrained choices, int64; what plain top-k would have used; -1 where experts that decide by
+            themselves left a slot empty.
         expert_ids_TK: expert of each slot of each token, int64, distinct within a token; -1 = slot not used.
         gates_TK: weights of the chosen experts, from the scores *without* bias or price; 0 where not used,
             and they sum to 1 over the used slots of a token.

@@ -25,7 +25,7 @@ from recsys.state.items import CatalogueItem
 from recsys.wire import RankRequest
 from router.gates import RecordedGates
 from router.router import Router
-from router.shapes import RoutingPlan
+from router.shapes import OwnThreshold, RoutingPlan
 
 HISTORY_MOST = 200
 
@@ -37,9 +37,11 @@ class _Listening(Router):
         super().__init__("topk", capacity_factor=1.0, layers=layers, experts=experts)
         self.heard: list[Tensor] = []
 
-    def route(self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor) -> RoutingPlan:
+    def route(
+        self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor, own: OwnThreshold | None = None
+    ) -> RoutingPlan:
         self.heard.append(scores_TE.detach().clone())
-        return super().route(layer, scores_TE, k, bias_E)
+        return super().route(layer, scores_TE, k, bias_E, own)
 
 
 def record_gates(

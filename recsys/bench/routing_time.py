@@ -24,7 +24,7 @@ from router import compiled
 from router.gates import TopicGates
 from router.policies import Policy, get, names
 from router.router import Router
-from router.shapes import RouterState, RoutingPlan
+from router.shapes import OwnThreshold, RouterState, RoutingPlan
 
 WIDTH, HIDDEN = 128, 256
 SHAPES = tuple((tokens, experts) for tokens in (256, 1024, 4096) for experts in (8, 16, 64))
@@ -37,7 +37,9 @@ class _Planned(Router):
         super().__init__("topk", capacity_factor=1.0, layers=1, experts=len(plan.load_E))
         self._plan, self._rows = plan, capacity
 
-    def route(self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor) -> RoutingPlan:
+    def route(
+        self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor, own: OwnThreshold | None = None
+    ) -> RoutingPlan:
         return self._plan
 
     def static_capacity(self, tokens: int, k: int) -> int | None:

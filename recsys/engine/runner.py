@@ -231,7 +231,7 @@ class Runner:
                         layer,
                         tuple(used),
                         tuple(g for e, g in zip(got, plan.gates_TK[token].tolist(), strict=True) if e >= 0),
-                        tuple(e for e in wished if e not in used),
+                        tuple(e for e in wished if e >= 0 and e not in used),
                         tuple(e for e in used if e not in wished),
                     )
                 )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 GOALS = ("click", "like")
+GATES = ("softmax", "self")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,10 @@ class ModelConfig:
         experts: E, routed experts per block.
         shared_expert: one more expert that runs on every token.
         expert_hidden: H, hidden width of an expert, the shared one included.
-        k: experts per token.
+        k: experts per token; with gate `self` the mean that training holds, at most `slots` for any token.
+        gate: how experts are chosen: by a `softmax` over a learnt gate, or by their own activation (`self`, see
+            `SelfExperts`), which wants a shared expert for tokens that no other takes.
+        gate_rank: directions by which an expert decides; gate `self` alone.
         goals: task heads, the first is the one that retrieval is trained for.
         dropout: share of activations dropped in training.
         id_dropout: share of items whose id embedding is dropped in a training step, so that content alone counts.
@@ -53,6 +57,8 @@ class ModelConfig:
     shared_expert: bool = True
     expert_hidden: int = 64
     k: int = 2
+    gate: str = "softmax"
+    gate_rank: int = 16
     goals: tuple[str, ...] = GOALS
     dropout: float = 0.2
     id_dropout: float = 0.05
@@ -76,6 +82,10 @@ class ModelConfig:
         for name in ("encoder_gated", "shared_expert"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"{name}: {getattr(self, name)!r} is neither true nor false")
+        if self.gate not in GATES:
+            raise ValueError(f"gate: {self.gate!r} is not one of {', '.join(GATES)}")
+        if self.gate == "self" and not self.shared_expert:
+            raise ValueError("gate: 'self' needs shared_expert, for tokens that no other expert takes")
         if self.k > self.experts:
             raise ValueError(f"k: {self.k} experts per token, but there are only {self.experts} (experts)")
         for name in ("encoder_heads", "ranker_heads"):
@@ -84,9 +94,15 @@ class ModelConfig:
         if not self.goals or len(set(self.goals)) != len(self.goals) or not set(self.goals) <= set(GOALS):
             raise ValueError(f"goals: {self.goals!r} is not a choice of distinct names from {GOALS}")
 
+    @property
+    def slots(self) -> int:
+        """Most experts per token: k, and twice as many where experts decide by themselves."""
+        return self.k if self.gate == "softmax" else min(2 * self.k, self.experts)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back to an equal config."""
-        return asdict(self) | {"goals": list(self.goals)}
+        """Plain values; `from_json` reads them back to an equal config. A softmax gate has no fields of its own."""
+        values = asdict(self) | {"goals": list(self.goals)}
+        return {name: value for name, value in values.items() if self.gate == "self" or name not in _SELF_FIELDS}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> ModelConfig:
@@ -106,6 +122,7 @@ class ModelConfig:
         return ModelConfig(**{**values, "goals": tuple(goals)})
 
 
+_SELF_FIELDS = ("gate", "gate_rank")
 _BOUNDS: dict[str, tuple[int, int]] = {
     "items": (0, 10_000_000),
     "categories": (0, 10_000),
@@ -121,4 +138,5 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "experts": (1, 1_024),
     "expert_hidden": (4, 16_384),
     "k": (1, 64),
+    "gate_rank": (1, 1_024),
 }

@@ -54,7 +54,14 @@ def with_version(model: Recommender, version: str) -> Recommender:
     return _with_rows(model, range(model.config.experts), version)
 
 
+def check_gate(model: Recommender) -> None:
+    """Raises InputError: experts that decide by themselves have no gate column, and share one threshold."""
+    if model.config.gate != "softmax":
+        raise InputError(f"gate: experts of a {model.config.gate!r} gate cannot be changed one by one", field="gate")
+
+
 def _check(model: Recommender, expert: int) -> None:
+    check_gate(model)
     if not 0 <= expert < model.config.experts:
         raise InputError(f"expert: {expert} is not from 0 to {model.config.experts - 1}", field="expert")
 

@@ -1,7 +1,8 @@
 """Candidates scored for every goal: attention over the history, then Mixture-of-Experts blocks, then one head a goal.
 
 A candidate is one token. Each block runs one shared expert on every token, the floor of quality when routed experts
-are scarce, and adds k of E routed experts (SwiGLU), which the router picks from the gate's scores.
+are scarce, and adds k of E routed experts (SwiGLU), which the router picks from the gate's scores; with gate `self`
+the experts score tokens themselves (`recsys.model.self_gate`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from kernels.ops import moe_experts
 from recsys.model.config import ModelConfig
 from recsys.model.encoder import Encoded
+from recsys.model.self_gate import SelfExperts, activation_weights
 from router.router import Router
 from router.shapes import RoutingPlan
 
@@ -105,23 +107,29 @@ class MoEBlock(nn.Module):
         self.gate_noise = config.gate_noise
         self.expert_dropout = config.expert_dropout
         self.norm = nn.LayerNorm(config.width)
-        self.gate = nn.Linear(config.width, config.experts, bias=False)
+        if config.gate == "softmax":
+            self.gate = nn.Linear(config.width, config.experts, bias=False)
         self.shared = config.shared_expert
         if self.shared:
             self.shared_in = nn.Linear(config.width, 2 * config.expert_hidden, bias=False)
             self.shared_out = nn.Linear(config.expert_hidden, config.width, bias=False)
-        self.experts = Experts(config.experts, config.width, config.expert_hidden)
+        self.experts = (
+            SelfExperts(config)
+            if config.gate == "self"
+            else Experts(config.experts, config.width, config.expert_hidden)
+        )
         self.register_buffer("bias_E", torch.zeros(config.experts))
 
     def forward(self, x_TD: Tensor, layer: int, router: Router) -> tuple[Tensor, RoutingPlan]:
         normed_TD = self.norm(x_TD)
         scores_TE = self._scores(normed_TD)
         normed_TD = normed_TD.to(_compute_type(normed_TD))
-        plan = router.route(layer, scores_TE, self.k, self.bias_E)
+        own = self.experts.own if isinstance(self.experts, SelfExperts) else None
+        plan = router.route(layer, scores_TE, self.k, self.bias_E, own)
         routed_TD = moe_experts(
             normed_TD,
             plan.expert_ids_TK,
-            plan.gates_TK,
+            plan.gates_TK if own is None else activation_weights(scores_TE, plan.expert_ids_TK),
             plan.rank_TK,
             plan.load_E,
             self.experts.up_ED2H.to(normed_TD.dtype),
@@ -135,11 +143,17 @@ class MoEBlock(nn.Module):
 
     def _scores(self, normed_TD: Tensor) -> Tensor:
         """Gate scores. In training they are disturbed, so that an expert also learns to be a second choice."""
+        if isinstance(self.experts, SelfExperts):
+            scores_TE = self.experts.activations(normed_TD)
+            return self._with_absences(scores_TE) if self.training else scores_TE
         logits_TE = self.gate(normed_TD).float()
         if not self.training:
             return logits_TE.softmax(-1)
         scores_TE = (logits_TE + self.gate_noise * torch.randn_like(logits_TE)).softmax(-1)
         self.share_E = scores_TE.mean(0)
+        return self._with_absences(scores_TE)
+
+    def _with_absences(self, scores_TE: Tensor) -> Tensor:
         kept_TE = torch.rand_like(scores_TE) >= self.expert_dropout
         return scores_TE * torch.where(kept_TE, 1.0, 1e-6)
 

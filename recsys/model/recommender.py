@@ -105,14 +105,21 @@ class Recommender(nn.Module):
             encoded: from `encode`, B rows.
             candidates_BN: rows of the table; 0 = padding, whose scores are finite and mean nothing.
             table_ID: the table that `encode` used.
-            router: picks the experts. With `Router.unconstrained` a candidate's scores depend on nothing else
-                in the batch.
+            router: picks the experts. With `free_router` a candidate's scores depend on nothing else in the
+                batch.
             places_BP: positions of the history after which to score, as if no later event were known, each for the
                 next N / P candidates; default the newest. In training many positions share one history.
         """
         vectors_BND = nn.functional.embedding(candidates_BN, table_ID)
         ranked: Ranked = self.ranker(encoded, vectors_BND, candidates_BN != 0, router, places_BP)
         return ranked
+
+    def free_router(self) -> Router:
+        """Routing without limits: plain top-k, or with gate `self` each expert's own decision."""
+        layers, experts = self.config.moe_layers, self.config.experts
+        if self.config.gate == "softmax":
+            return Router.unconstrained(layers, experts)
+        return Router("threshold", capacity_factor=float(experts), layers=layers, experts=experts)
 
     def save_pretrained(self, folder: Path | str) -> None:
         """Write `config.json`, `vocabulary.json` and `model.safetensors`, the folder appearing as a whole."""

@@ -14,7 +14,7 @@ from recsys.config import OnlineSettings
 from recsys.data.dataset import Dataset
 from recsys.data.splits import split_by_time
 from recsys.errors import InputError
-from recsys.model.modular import with_expert, with_version
+from recsys.model.modular import check_gate, with_expert, with_version
 from recsys.model.recommender import Recommender
 from recsys.online.student import Student, examples_of
 from recsys.state.items import CatalogueItem
@@ -59,8 +59,9 @@ def change_expert(
         console: where progress is shown.
 
     Raises:
-        InputError: no item of that category has events, or there is no such expert.
+        InputError: no item of that category has events, there is no such expert, or the gate is not `softmax`.
     """
+    check_gate(before)
     parts = split_by_time(dataset.interactions.filter(pl.col("kind") != "hide"), test_share=test_share)
     version = f"{before.version}+{category.lower().replace(' ', '-')}"
     informed = _with_vectors(before, dataset, parts.train)

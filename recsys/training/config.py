@@ -53,6 +53,8 @@ class TrainConfig:
             auxiliary `loss` (arXiv 2101.03961), or `none`.
         balance_rate: step of the bias.
         balance_weight: of the auxiliary loss.
+        balance_mix: with gate `self`, whose loss counts unless balance is `none`: the part of experts in it, the rest
+            being that of tokens (arXiv 2604.00801).
         goal_weights: weight of each goal in the ranking loss, in the order of `model.goals`.
         patience: checks without a better validation NDCG until a phase ends.
         check_every: epochs between checks.
@@ -85,6 +87,7 @@ class TrainConfig:
     balance: str = "bias"
     balance_rate: float = 1e-2
     balance_weight: float = 1e-2
+    balance_mix: float = 0.5
     goal_weights: tuple[float, ...] = (1.0, 1.0)
     patience: int = 5
     check_every: int = 1
@@ -116,7 +119,10 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; `from_json` reads them back to an equal config."""
-        return asdict(self) | {"model": self.model.to_json(), "goal_weights": list(self.goal_weights)}
+        values = asdict(self) | {"model": self.model.to_json(), "goal_weights": list(self.goal_weights)}
+        if self.model.gate == "softmax":
+            del values["balance_mix"]
+        return values
 
     @staticmethod
     def from_json(values: Mapping[str, Any], base: TrainConfig | None = None) -> TrainConfig:
@@ -192,6 +198,7 @@ _RANGES = {
     "newest_share": (0.0, 1.0),
     "balance_rate": (0.0, 1.0),
     "balance_weight": (0.0, 100.0),
+    "balance_mix": (0.0, 1.0),
 }
 
 PRESETS: dict[str, TrainConfig] = {

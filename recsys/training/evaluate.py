@@ -23,7 +23,6 @@ from recsys.training.metrics import hit_rate, ndcg
 from recsys.training.protocol import Cases, build_cases, split
 from recsys.training.scoring import model_ranks
 from recsys.training.train import REPORT, digest
-from router.router import Router
 
 CASES_MAX = 10_000
 
@@ -58,7 +57,7 @@ def evaluate(
     kept = kept_out(model_folder, dataset_folder, protocol, cases_max=cases_max)
     model, config, cases = kept.model, kept.config, kept.cases
     rows = len(kept.catalogue.item_ids) + 1
-    router = Router.unconstrained(model.config.moe_layers, model.config.experts)
+    router = model.free_router()
     ranks: dict[str, Tensor] = {}
     for method in track(("model", "popularity", "item-to-item"), "Evaluating", console=console, transient=True):
         if method == "model":

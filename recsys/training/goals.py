@@ -22,7 +22,6 @@ from torch import Tensor
 from recsys.training.evaluate import KeptOut, kept_out
 from recsys.training.examples import pad
 from recsys.training.scoring import exclude
-from router.router import Router
 
 NEGATIVES = 99
 AT_ONCE = 128
@@ -55,7 +54,7 @@ def _scores(kept: KeptOut, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of each event's item, then of items drawn evenly; which of them count; whether the event was liked."""
     model, features, random = kept.model, kept.catalogue.features, np.random.default_rng(0)
     table_ID = model.item_table(features.ids_I, features.categories_IC, features.years_I)
-    router = Router.unconstrained(model.config.moe_layers, model.config.experts)
+    router = model.free_router()
     chosen = np.sort(random.permutation(len(kept.cases))[:most])
     logits, real = [], []
     for first in range(0, len(chosen), AT_ONCE):

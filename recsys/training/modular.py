@@ -30,7 +30,7 @@ from recsys.training.protocol import Cases
 from recsys.training.scoring import exclude, model_ranks
 from recsys.training.steps import Popularity, Steps
 from router.router import Router
-from router.shapes import RoutingPlan
+from router.shapes import OwnThreshold, RoutingPlan
 
 AHEAD, BEHIND = 1.0, 6.0  # logits by which the new expert should lead, or stay behind, the best other one
 RIDGE = 1e-2
@@ -163,10 +163,12 @@ class _Listening(Router):
         self._layer = layer
         self.choice_TE = torch.zeros(0)
 
-    def route(self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor) -> RoutingPlan:
+    def route(
+        self, layer: int, scores_TE: Tensor, k: int, bias_E: Tensor, own: OwnThreshold | None = None
+    ) -> RoutingPlan:
         if layer == self._layer:
             self.choice_TE = scores_TE.detach() + bias_E
-        return super().route(layer, scores_TE, k, bias_E)
+        return super().route(layer, scores_TE, k, bias_E, own)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from recsys.model.recommender import Recommender
 from recsys.training.config import TrainConfig
 from recsys.training.examples import Catalogue, TrainingBatch
 from recsys.training.losses import full_softmax, ranking_loss, sampled_softmax
+from recsys.training.self_balance import balance_of
 from router.router import Router
 from router.shapes import RoutingPlan
 
@@ -84,7 +85,10 @@ class Steps:
         liked_A = batch.liked_BL.gather(1, places_BP).reshape(B * P)[real_A] if self.has_likes else None
         logits_ANG = ranked.logits_BNG.view(B * P, N, -1)
         loss = ranking_loss(logits_ANG[real_A], liked_A, log_draws_AN[real_A], self.config.goal_weights)
-        if self.config.balance == "loss":
+        if self.model.config.gate == "self":
+            if self.config.balance != "none":
+                loss = loss + self.config.balance_weight * balance_of(self.model, self.config.balance_mix)
+        elif self.config.balance == "loss":
             loss = loss + self.config.balance_weight * self._imbalance(ranked.plans)
         if joint:
             loss = loss + self._softmax(encoded, batch, table_ID)
@@ -103,7 +107,7 @@ class Steps:
 
     def balance(self, plans: tuple[RoutingPlan, ...]) -> None:
         """Raise the bias of experts below the mean load and lower that of those above (arXiv 2408.15664)."""
-        if self.config.balance != "bias":
+        if self.config.balance != "bias" or self.model.config.gate == "self":
             return
         for block, plan in zip(self.model.ranker.blocks, plans, strict=True):
             assert isinstance(block, MoEBlock)

@@ -36,6 +36,7 @@ from recsys.training.examples import Catalogue, Sequences, TrainingBatch, build_
 from recsys.training.metrics import ndcg
 from recsys.training.protocol import build_cases, split
 from recsys.training.scoring import model_ranks
+from recsys.training.self_balance import settle_density
 from recsys.training.steps import Popularity, Steps
 from recsys.training.warm_start import item_vectors
 from router.router import Router
@@ -117,7 +118,7 @@ class _Run:
             config=config,
             catalogue=catalogue,
             popularity=Popularity.count(torch.from_numpy(self.sequences.items), len(vocabulary.items) + 1),
-            router=Router.unconstrained(model_config.moe_layers, model_config.experts),
+            router=self.model.free_router(),
             has_likes=bool(self.sequences.liked.any()),
         )
 
@@ -144,6 +145,7 @@ class _Run:
                     on_epoch(progress)
             self.model.load_state_dict(best)
         self.model.eval()
+        settle_density(self.model, self.catalogue, self.validation, self.config.hard_from)
         self.model.save_pretrained(self.out)
         report = {"config": self.config.to_json(), "data": self.data, "curve": progress.curve}
         (self.out / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
