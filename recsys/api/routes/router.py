@@ -74,8 +74,8 @@ async def put_router(body: RouterBody, res: Res) -> RouterAnswer:
 async def post_compare(body: ComparisonBody, request: Request, res: Res) -> RouterComparison:
     """One query under two policies: both answers, and what differs. Changes nothing, so it needs no key.
 
-    Each policy answers in a batch of its own, behind the present traffic. In calm the slack of the capacities leaves nothing to redirect, so that
-    policies which only act on overload agree.
+    Each policy answers in a batch of its own, behind the present traffic. In calm the slack of the capacities leaves
+    nothing to redirect, so that policies which only act on overload agree.
     """
     config = res.settings.api
     deadline = request.headers.get("x-deadline-ms")
