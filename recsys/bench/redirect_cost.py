@@ -174,15 +174,15 @@ def plot(rows_by_model: dict[str, list[Row]], out: Path) -> None:
                 axes[1][column].plot(x, [100 * row["score_kept"] for row in line], **look)
     for column, traffic in enumerate(("calm", "crowd")):
         axes[0][column].set_title(traffic)
-        axes[0][column].set_ylim(-1.0, 10.0)
+        axes[0][column].set_ylim(-1.5, 5.0)
         axes[0][column].axhline(0, color="#dddddd", zorder=0)
         axes[1][column].set_xlabel("capacity factor (slots per expert over the mean wish)")
-        axes[1][column].invert_xaxis()
         for axis in (axes[0][column], axes[1][column]):
             axis.axvline(1.0, color="#dddddd", zorder=0)
     axes[0][0].set_ylabel("NDCG@10 lost, %")
     axes[1][0].set_ylabel("gate score kept, %")
-    axes[1][0].legend(frameon=False, fontsize=7)
+    axes[0][0].invert_xaxis()  # shared: scarcer to the right
+    figure.legend(*axes[1][0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
 
