@@ -16,6 +16,7 @@ from router.compiled import available, jit
 if available:
     import numpy as np
 
+WORK_MAX = 200_000_000  # moves looked at in a batch; bursts need a hundredth, only batches of equal tokens as many
 TINY = 1e-12
 WIDER, MOST = 2.5, 1.0  # when those within reach do not suffice: how much further, and from where on every token
 
@@ -140,7 +141,71 @@ def _give_free(id_KT, room_A):  # type: ignore[no-untyped-def]
 
 
 @jit
-def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, reach):  # type: ignore[no-untyped-def]
+def _hand_over(value_TA, id_KT, room_A):  # type: ignore[no-untyped-def]
+    """What is still over capacity moves straight to room, those who lose least first. Bounded, and not the optimum."""
+    (tokens, alive), places = value_TA.shape, id_KT.shape[0]
+    loss_T, place_T = np.empty(tokens, value_TA.dtype), np.empty(tokens, np.int64)
+    for a in range(alive):
+        if room_A[a] >= 0:
+            continue
+        holders = 0
+        token_T = np.empty(tokens, np.int64)
+        for t in range(tokens):
+            for j in range(places):
+                if id_KT[j, t] == a:
+                    loss, _ = _next_best(value_TA, id_KT, room_A, t, a)
+                    loss_T[holders], place_T[holders], token_T[holders] = loss, j, t
+                    holders += 1
+        for n in np.argsort(loss_T[:holders], kind="mergesort"):
+            if room_A[a] >= 0:
+                break
+            loss, b = _next_best(value_TA, id_KT, room_A, token_T[n], a)
+            if b >= 0:
+                id_KT[place_T[n], token_T[n]] = b if b < alive else -1
+                room_A[a] += 1
+                room_A[b] -= 1
+
+
+@jit
+def _next_best(value_TA, id_KT, room_A, t, a):  # type: ignore[no-untyped-def]
+    """Where a token of expert a loses least, among those with room that it does not hold: (loss, expert or -1)."""
+    alive = value_TA.shape[1]
+    best, found = np.inf, -1
+    for b in range(alive + 1):
+        if room_A[b] <= 0:
+            continue
+        held = False
+        for j in range(id_KT.shape[0] if b < alive else 0):
+            held |= id_KT[j, t] == b
+        loss = value_TA[t, a] - (value_TA[t, b] if b < alive else 0)
+        if not held and loss < best:
+            best, found = loss, b
+    return best, found
+
+
+@jit
+def _dual_gap(value_TA, slots_A, short, price_A, id_KT):  # type: ignore[no-untyped-def]
+    """How far the total value is from the dual value at these prices, hence from the optimum at most."""
+    (tokens, alive), places = value_TA.shape, id_KT.shape[0]
+    gap, best_K = 0.0, np.empty(places, np.float64)
+    for a in range(alive):
+        gap += slots_A[a] * price_A[a]
+    for t in range(tokens):
+        best_K[:] = 0.0 if short else -np.inf
+        for a in range(alive):
+            worth = value_TA[t, a] - price_A[a]
+            for j in range(places):
+                if worth > best_K[j]:
+                    worth, best_K[j] = best_K[j], worth
+        for j in range(places):
+            gap += best_K[j]
+            if id_KT[j, t] >= 0:
+                gap -= value_TA[t, id_KT[j, t]]
+    return max(0.0, gap)
+
+
+@jit
+def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, reach, work_max):  # type: ignore[no-untyped-def]
     """Make a preferred but unbalanced choice fit, at the least cost. Changes all but the first four arguments.
 
     Args:
@@ -153,6 +218,7 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
         load_A: how many hold each expert.
         margin_T: by how much a token prefers the last it holds to the next best.
         reach: tokens with a larger margin are looked at only if prices move that far.
+        work_max: after so many moves looked at, what is left goes straight to room; the result may miss the optimum.
 
     Returns:
         The number of chains, and how far the total value may be from the optimum at most.
@@ -177,7 +243,7 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
     if not short:
         lam_A[alive] = np.inf
     _list_members(id_KT, margin_T, reach, short, member_AM, members_A)
-    chains = 0
+    chains, work, exact = 0, 0, True
     while True:
         surplus = idle = False
         for a in range(alive):
@@ -185,9 +251,19 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
             idle |= room_A[a] > 0 and lam_A[a] > TINY
         if not surplus and not (idle and not tight):
             break
+        if work >= work_max and exact:
+            exact, reach = False, np.inf
+            _hand_over(value_TA, id_KT, room_A)
+            margin_T[:] = 0
+            _list_members(id_KT, margin_T, reach, short, member_AM, members_A)
+            stale_A[:] = True
+            continue
+        if not surplus and not exact:
+            break
         for a in range(nodes):
             if stale_A[a]:
                 _scan(a, value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA)
+                work += (members_A[a] + nodes) * nodes
                 stale_A[a] = False
             done_A[a] = False
             before_A[a] = -1
@@ -254,6 +330,8 @@ def settle(value_TA, slots_A, short, tight, price_A, id_KT, load_A, margin_T, re
     for a in range(alive):
         price_A[a] = lam_A[a] - (0.0 if short else low)
         unproved += room_A[a] * price_A[a]
+    if not exact:
+        return chains, _dual_gap(value_TA, slots_A, short, price_A, id_KT)
     for a in range(nodes):
         if stale_A[a]:
             _scan(a, value_TA, id_KT, member_AM, members_A, cost_AA, mover_AA)

@@ -10,7 +10,7 @@ from torch import Tensor
 from kernels.ops import normalised_gates
 from router import sweeps as method
 from router.compiled import available
-from router.compiled.chains import settle
+from router.compiled.chains import WORK_MAX, settle
 from router.compiled.fill import fill
 from router.compiled.sweeps import hold, sweep, transpose, wish
 from router.shapes import RoutingPlan
@@ -78,8 +78,9 @@ def _solve(
     load_A, exact_A, margin_T = np.empty(len(slots_A), np.int64), price_A.astype(np.float64), np.empty_like(best_JT[0])
     reach = hold(value_AT, slots_A, short, price_A, best_JT, held_KT, load_A, margin_T)
     _, unproved = settle(
-        value_TA, slots_A, short, slots == k * tokens, exact_A, held_KT, load_A, margin_T, value_AT.dtype.type(reach)
-    )
+        value_TA, slots_A, short, slots == k * tokens, exact_A, held_KT, load_A, margin_T,
+        value_AT.dtype.type(reach), WORK_MAX,
+    )  # fmt: skip
     return exact_A, unproved
 
 

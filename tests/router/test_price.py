@@ -173,3 +173,23 @@ def test_a_hot_topic_that_moves_leaves_no_priced_room_idle(experts: int, factor:
         plan, state = get("price").route(gates.draw(4096, seed=batch, hot_topic=topic), capacity_E, 2, state)
         assert float(plan.certified_gap) <= 1e-5
         assert (plan.load_E <= capacity_E).all()
+
+
+@pytest.mark.skipif(not compiled.available, reason="numba is not installed")
+def test_work_is_bounded_and_what_the_bound_costs_is_certified(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.compiled.route.WORK_MAX", 1_000)
+    missed = 0
+    for seed in range(60):
+        scores_TE = topic_scores(60, 6, seed=seed, hot=0.8)
+        if seed % 3 == 0:  # many equal tokens are what takes long
+            scores_TE = scores_TE[:4].repeat(15, 1)
+        capacity_E = torch.full((6,), 20 if seed % 2 else 13)
+        plan = route(scores_TE, capacity_E, 2)
+        assert bool((plan.load_E <= capacity_E).all())
+        assert seed % 2 == 0 or bool((plan.expert_ids_TK >= 0).all()), "no slot is lost while capacity suffices"
+        assert all(len(set(row)) == 2 for row in plan.expert_ids_TK.tolist() if -1 not in row)
+        best, ours = exact_optimum(scores_TE, capacity_E, 2), kept(scores_TE, plan)
+        assert ours <= best + 1e-5
+        assert float(plan.certified_gap) >= (best - ours) / best - 1e-5, f"seed {seed}"
+        missed += ours < best - 1e-4
+    assert missed, "the bound was reached"
