@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import polars as pl
@@ -63,7 +64,7 @@ def change_expert(
     """
     check_gate(before)
     parts = split_by_time(dataset.interactions.filter(pl.col("kind") != "hide"), test_share=test_share)
-    version = f"{before.version}+{category.lower().replace(' ', '-')}"
+    version = f"{before.version}+{re.sub(r'[^a-z0-9]+', '-', category.lower())}"
     informed = _with_vectors(before, dataset, parts.train)
     known = dataset.interactions["item_id"].unique().sort().to_list()
     catalogue = Catalogue.build(known, dataset.items, informed.vocabulary)

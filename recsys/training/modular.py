@@ -35,6 +35,7 @@ from router.shapes import OwnThreshold, RoutingPlan
 AHEAD, BEHIND = 1.0, 6.0  # logits by which the new expert should lead, or stay behind, the best other one
 RIDGE = 1e-2
 CASES = 64
+LIST = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,7 @@ def effect_of(before: Recommender, after: Recommender, expert: int, market: Mark
         ndcg_before=quality[0],
         ndcg_after=quality[1],
         overlap=float(kept.mean()),
-        used=float(on_it_T[new_T].mean()),
+        used=float(on_it_T[new_T].mean()) if bool(new_T.any()) else 0.0,
         used_by_others=float(on_it_T[~new_T].mean()),
     )
 
@@ -204,7 +205,7 @@ def _old_lists(model: Recommender, market: Market) -> Iterator[Tensor]:
         rows_BN = scores_BI.topk(min(market.candidates, int((~market.is_new_I).sum()) - 1)).indices
         click_BN = model.rank(encoded, rows_BN, table_ID, router).logits_BNG[..., 0]
         click_BN = click_BN.masked_fill(scores_BI.gather(1, rows_BN).isinf(), -torch.inf)
-        yield rows_BN.gather(1, click_BN.topk(10).indices)
+        yield rows_BN.gather(1, click_BN.topk(min(LIST, click_BN.shape[1])).indices)
 
 
 def _fit_gate(model: Recommender, layer: int, expert: int, market: Market) -> None:
