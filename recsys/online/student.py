@@ -9,7 +9,7 @@ settled begin as if they had had many.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -190,16 +190,13 @@ class Student:
         return np.array([self._row.get(item, 0) for item in item_ids], dtype=np.int64)
 
 
-def examples_of(
-    events: pl.DataFrame, *, size: int, before: pl.DataFrame | None = None, only: Set[str] | None = None
-) -> Iterator[list[Example]]:
+def examples_of(events: pl.DataFrame, *, size: int, before: pl.DataFrame | None = None) -> Iterator[list[Example]]:
     """Events of a data set in order, each with all that its user had done by then, so many at a time.
 
     Args:
         events: interactions.
         size: examples at a time.
         before: interactions that came before them.
-        only: items whose events become examples; the others are history alone.
     """
     done: dict[str, list[tuple[str, str]]] = {}
     for user_id, item_id, kind in (events.clear() if before is None else before).select(_COLUMNS).iter_rows():
@@ -207,9 +204,8 @@ def examples_of(
     batch = []
     for user_id, item_id, kind in events.select(_COLUMNS).iter_rows():
         history = done.setdefault(user_id, [])
-        if only is None or item_id in only:
-            newest = history[-NEWEST:]
-            batch.append(Example(item_id, tuple(i for i, _ in newest), tuple(k for _, k in newest)))
+        newest = history[-NEWEST:]
+        batch.append(Example(item_id, tuple(i for i, _ in newest), tuple(k for _, k in newest)))
         history.append((item_id, kind))
         if len(batch) == size:
             yield batch

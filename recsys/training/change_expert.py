@@ -25,6 +25,7 @@ from recsys.training.protocol import build_cases
 
 CASES_MAX = 2_000
 FIT_CASES_MAX = 1_000
+NEWEST_MAX = 20_000  # events that new items get their vectors from
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +107,12 @@ def _rows_of(category: str, catalogue: Catalogue, dataset: Dataset) -> Tensor:
 
 
 def _with_vectors(model: Recommender, dataset: Dataset, events: pl.DataFrame) -> Recommender:
-    """A copy whose vocabulary has the items of these events."""
+    """A copy whose vocabulary has the items of these events, learned from the newest of all events."""
     items = [CatalogueItem.of_row(row) for row in dataset.items.iter_rows(named=True)]
-    fresh = set(events["item_id"]) - set(model.vocabulary.items)
-    if not fresh:
+    if not set(events["item_id"]) - set(model.vocabulary.items):
         return model
-    student = Student(model, items, OnlineSettings())
-    for batch in examples_of(events, size=OnlineSettings().batch_max, only=fresh):
+    student, settings = Student(model, items, OnlineSettings()), OnlineSettings()
+    past, newest = events.head(max(0, len(events) - NEWEST_MAX)), events.tail(NEWEST_MAX)
+    for batch in examples_of(newest, size=settings.batch_max, before=past):
         student.learn(batch)
     return student.graduate(model.version)
