@@ -36,6 +36,16 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=
     --mount=type=cache,target=/root/.cache/pip \
     pip install --quiet ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} ".[${ENGINE_EXTRAS}]"
 
+# Kernels for CPUs: a compiler is needed to make them, not to run them.
+FROM engine-dependencies AS cpu-kernels
+RUN apt-get update -qq \
+ && apt-get install -y -qq --no-install-recommends g++ \
+ && rm -rf /var/lib/apt/lists/*
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    pip install --quiet --no-cache-dir --no-index --no-deps --force-reinstall /wheel/*.whl \
+ && mkdir /kernels \
+ && cp "$(python -c 'from kernels.cpu.library import build; print(build())')" /kernels/
+
 FROM dependencies AS dashboard-dependencies
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf --mount=type=secret,id=ca,target=/etc/pip-ca.pem \
     --mount=type=cache,target=/root/.cache/pip \
@@ -58,7 +68,9 @@ CMD ["recsys", "serve", "api"]
 FROM base AS engine
 COPY --from=engine-dependencies /venv /venv
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --quiet --no-cache-dir --no-index --no-deps --force-reinstall /wheel/*.whl
+    --mount=type=bind,from=cpu-kernels,source=/kernels,target=/kernels \
+    pip install --quiet --no-cache-dir --no-index --no-deps --force-reinstall /wheel/*.whl \
+ && cp /kernels/*.so "$(python -c 'from importlib.util import find_spec as f; print(*f("kernels.cpu").submodule_search_locations)')/__pycache__/"
 ENV OMP_WAIT_POLICY=PASSIVE
 USER 10001:10001
 EXPOSE 5555
