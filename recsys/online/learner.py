@@ -8,10 +8,14 @@ was lost with it. One learner per service; it may stop, or be far behind, withou
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
 import time
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import redis
@@ -37,6 +41,15 @@ log = structlog.get_logger(__name__)
 
 CONSUMER = "learner"
 RETRY_S = 1.0
+LEASE_MS = 30_000  # longer than a turn may take, publication included
+
+# Two learners would publish different weights under one name.
+_HOLD = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
 
 
 class Learner:
@@ -52,6 +65,9 @@ class Learner:
         self._published = Published(settings, self._writes, self._keys)
         self._guard = Guard(settings.online.guard_events, settings.online.guard_tolerance)
         self._voices = Voices(settings.online.user_items_max)
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._lease = self._writes.register_script(_HOLD)
+        self._held = False
         self._items: dict[str, CatalogueItem] = {}
         self._version = ""
         self._student: Student | None = None
@@ -62,15 +78,32 @@ class Learner:
         """Learn until `stop` is set; outlives Redis being away and models that cannot be read."""
         while not stop.is_set():
             try:
+                if not self._hold():
+                    stop.wait(RETRY_S)
+                    continue
                 self._begin()
-                while not stop.is_set():
+                while self._hold() and not stop.is_set():
                     self._turn()
             except (redis.RedisError, ModelFolderError, OSError) as error:
                 self.metrics.reconnects.inc()
                 log.warning("learner_interrupted", error=str(error), retry_in_s=RETRY_S)
                 stop.wait(RETRY_S)
+        self._let_go()
         self._reads.close()
         self._writes.close()
+
+    def _hold(self) -> bool:
+        """Be the one learner, or stay it; another one that died is followed after half a minute."""
+        held = bool(self._lease(keys=[self._keys.learner], args=[self._name, LEASE_MS]))
+        if held != self._held:
+            log.info("learner_holds" if held else "learner_waits", name=self._name)
+        self._held = held
+        return held
+
+    def _let_go(self) -> None:
+        if self._held:
+            with suppress(redis.RedisError):
+                self._writes.delete(self._keys.learner)
 
     def _begin(self) -> None:
         try:

@@ -23,6 +23,7 @@
 | {p}pop:all | zset | the same for all time | 100,000 |
 | {p}router | hash | desired policy and bounds, set by PUT /v1/router | fixed |
 | {p}models | hash | wanted model version, the one before, id of the activation | fixed |
+| {p}learner | string | the learner that learns now; others wait | TTL |
 | {p}models:{engine} | string | JSON of the versions an engine has and the one it serves | engines, TTL |
 | {p}bootstrapped | string | Unix ms when a first start put a data set's history in | fixed |
 | {p}telemetry | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot | snapshots_max |
@@ -86,6 +87,10 @@ class Keys:
     @property
     def models(self) -> str:
         return f"{self.prefix}models"
+
+    @property
+    def learner(self) -> str:
+        return f"{self.prefix}learner"
 
     def models_of(self, engine: str) -> str:
         return f"{self.prefix}models:{engine}"

@@ -159,3 +159,21 @@ def test_too_few_events_to_judge_publish_nothing_and_hold_nothing(
         stream.eventually(lambda: count(learner.metrics.events) == 1, what="the one learned")
         stream.eventually(lambda: read_backlog(stream.redis, stream.keys, online.group) < 10, what="none is held")
     assert count(learner.metrics.published) + count(learner.metrics.rolled_back) == 0
+
+
+def test_of_two_learners_one_waits(make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    stream = make_stream()
+    settings = stream.settings.model_copy(update={"engine": EngineSettings(model_dir=tmp_path / "tiny")})
+    stream.start_worker()
+    stream.add(type="item", item_id="i1", title="t")
+    stream.settle()
+    second = Learner(settings)
+    with running(Learner(settings)) as first:
+        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="the first has begun")
+        with running(second):
+            stream.interact("u1", "i1")
+            stream.eventually(lambda: count(first.metrics.events) == 1, what="the first learns")
+            assert count(second.metrics.events) == 0
+    with running(Learner(settings)) as third:
+        stream.eventually(lambda: count(third.metrics.events) == 1, what="what was not published is learned again")
