@@ -16,7 +16,7 @@ from rich.table import Table
 
 from recsys.bench.board_commands import board, film
 from recsys.bench.fault_commands import health, soak
-from recsys.bench.learning_commands import online
+from recsys.bench.learning_commands import new_expert, online
 from recsys.bench.machine import machine
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ bench.command()(film)
 bench.command()(health)
 bench.command()(soak)
 bench.command()(online)
+bench.command()(new_expert)
 
 Out = Annotated[Path | None, typer.Option(help="csv file to add the rows to, with the machine and the versions")]
 

@@ -1,4 +1,4 @@
-"""`recsys bench online`: what learning from the stream is worth."""
+"""`recsys bench online` and `recsys bench new-expert`: what learning after training is worth."""
 
 from __future__ import annotations
 
@@ -31,3 +31,20 @@ def online(
     Console().print(table_of(rows))
     Console().print(f"published {outcome.published}, rolled back {outcome.rolled_back}", highlight=False)
     add_to_csv(rows, out, replace=True)
+
+
+def new_expert(
+    category: Annotated[str, typer.Option(help="Category that training does not see")],
+    world: Annotated[Path, typer.Option(help="Data set folder, as `recsys demo` leaves it")] = Path("var/demo/world"),
+    threads: Annotated[int, typer.Option(min=1, help="Intra-op threads")] = 1,
+) -> None:
+    """A model trained without a category, and the expert added for it: NDCG@10 and what stayed of old answers."""
+    import torch
+
+    from recsys.bench.new_expert import measure_new_expert
+    from recsys.training.change_expert import table_of
+    from recsys.training.modular import ExpertOptions
+
+    torch.set_num_threads(threads)
+    change = measure_new_expert(world, category, ExpertOptions(), Console(stderr=True))
+    Console().print(table_of(change.effect))
