@@ -33,11 +33,14 @@ def test_the_fastest_that_meets_the_delay_is_chosen_and_among_equals_the_smalles
 
 
 def test_a_model_is_measured_and_the_settings_are_written(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "BATCHES", (1, 4))
     monkeypatch.setattr(tune, "layouts", lambda cores: [Layout(2, 1)])
     out = tmp_path / "tune.env"
+    monkeypatch.setattr(
+        "recsys.logging.configure_logging", lambda *, as_json: None
+    )  # it would keep the runner's stderr
     result = CliRunner().invoke(app, ["tune", str(tiny_model), "--seconds", "0.05", "--out", str(out)])
     assert result.exit_code == 0, result.output
     written = dict(line.split("=") for line in out.read_text().splitlines() if not line.startswith("#"))
