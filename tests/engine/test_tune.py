@@ -33,7 +33,7 @@ def test_the_fastest_that_meets_the_delay_is_chosen_and_among_equals_the_smalles
 
 
 def test_a_model_is_measured_and_the_settings_are_written(
-    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "BATCHES", (1, 4))
     monkeypatch.setattr(tune, "layouts", lambda cores: [Layout(2, 1)])
