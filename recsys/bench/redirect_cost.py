@@ -22,9 +22,9 @@ from recsys.model.encoder import Encoded
 from recsys.model.ranker import MoEBlock
 from recsys.model.recommender import Recommender
 from recsys.training.evaluate import KeptOut, Row, kept_out
-from recsys.training.examples import Floats, Ints, pad
+from recsys.training.examples import Floats, Ints
 from recsys.training.metrics import ndcg
-from recsys.training.scoring import exclude, rank_among
+from recsys.training.scoring import rank_among, retrieve
 from router.router import Router
 
 RECENT = 20  # newest events that say what a user is after
@@ -125,8 +125,7 @@ def redirect_cost(
         InputError: as `evaluate`.
     """
     kept = kept_out(model_folder, dataset_folder)
-    model, features = kept.model, kept.catalogue.features
-    table_ID = model.item_table(features.ids_I, features.categories_IC, features.years_I)
+    model, table_ID = kept.model, kept.catalogue.table(kept.model)
     rows: list[Row] = []
     for traffic, batches in traffics(kept, options).items():
         free = _Arm(Router.unconstrained(model.config.moe_layers, model.config.experts), model.config.k)
@@ -200,11 +199,7 @@ def _arms(model: Recommender, options: RedirectOptions) -> Iterator[tuple[str, f
 
 
 def _prepare(kept: KeptOut, table_ID: Tensor, cases: Ints, candidates: int) -> _Batch:
-    model = kept.model
-    items, kinds = kept.cases.histories(cases, newest=model.config.history)
-    encoded = model.encode(pad(items), pad(kinds), table_ID)
-    scores_BI = model.retrieval_scores(encoded.user_BD, table_ID)
-    exclude(scores_BI, kept.cases.histories(cases)[0])
+    encoded, scores_BI = retrieve(kept.model, table_ID, kept.cases, cases)
     best = scores_BI.topk(min(candidates, scores_BI.shape[1] - 1), sorted=True)
     return _Batch(encoded, best.indices, best.values.isfinite(), torch.from_numpy(kept.cases.targets[cases]))
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.model.recommender import Recommender
 from recsys.model.vocabulary import ItemFeatures, Vocabulary
 
 LIKED_FROM = 4.0  # a value (rating) from here on is a like
@@ -53,6 +54,10 @@ class Catalogue:
         categories = found["categories"].fill_null([]).to_list()
         features = vocabulary.item_features(list(item_ids), categories, found["year"].to_list())
         return Catalogue(tuple(item_ids), features.with_padding())
+
+    def table(self, model: Recommender) -> Tensor:
+        """Vectors of all items, row 0 included."""
+        return model.item_table(self.features.ids_I, self.features.categories_IC, self.features.years_I)
 
     def rows(self) -> Mapping[str, int]:
         """Row of each item."""

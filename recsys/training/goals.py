@@ -52,8 +52,8 @@ def goal_aucs(kept: KeptOut, *, most: int = 4_000) -> Mapping[str, float]:
 
 def _scores(kept: KeptOut, most: int) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of each event's item, then of items drawn evenly; which of them count; whether the event was liked."""
-    model, features, random = kept.model, kept.catalogue.features, np.random.default_rng(0)
-    table_ID = model.item_table(features.ids_I, features.categories_IC, features.years_I)
+    model, random = kept.model, np.random.default_rng(0)
+    table_ID = kept.catalogue.table(model)
     router = model.free_router()
     chosen = np.sort(random.permutation(len(kept.cases))[:most])
     logits, real = [], []

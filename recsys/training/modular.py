@@ -24,10 +24,10 @@ from torch import Tensor
 from recsys.model.ranker import MoEBlock
 from recsys.model.recommender import Recommender
 from recsys.training.config import TrainConfig
-from recsys.training.examples import Catalogue, Sequences, TrainingBatch, pad, training_batches
+from recsys.training.examples import Catalogue, Sequences, TrainingBatch, training_batches
 from recsys.training.metrics import ndcg
 from recsys.training.protocol import Cases
-from recsys.training.scoring import exclude, model_ranks
+from recsys.training.scoring import model_ranks, retrieve
 from recsys.training.steps import Popularity, Steps
 from router.router import Router
 from router.shapes import OwnThreshold, RoutingPlan
@@ -133,14 +133,14 @@ def effect_of(before: Recommender, after: Recommender, expert: int, market: Mark
     of_new_B = market.is_new_I[torch.from_numpy(market.cases.targets)]
     quality = []
     for model in (before, after):
-        router = Router.unconstrained(model.config.moe_layers, model.config.experts)
+        router = model.free_router()
         ranks = model_ranks(model, market.catalogue, market.cases, router, market.candidates).served
         quality.append({"category": ndcg(ranks[of_new_B]), "others": ndcg(ranks[~of_new_B])})
     lists = zip(_old_lists(before, market), _old_lists(after, market), strict=True)
     kept = torch.cat([(old[:, :, None] == now[:, None, :]).any(-1).float().flatten() for old, now in lists])
-    seen = [_Seen(tokens, plan.expert_ids_TK) for tokens, _, plan in _tokens(after, market, layer=0)]
-    new_T = torch.cat([market.is_new_I[one.rows_T] for one in seen])
-    on_it_T = (torch.cat([one.expert_ids_TK for one in seen]) == expert).float().mean(dim=1)
+    seen = [(rows_T, plan.expert_ids_TK) for rows_T, _, plan in _tokens(after, market, layer=0)]
+    new_T = torch.cat([market.is_new_I[rows_T] for rows_T, _ in seen])
+    on_it_T = (torch.cat([ids_TK for _, ids_TK in seen]) == expert).float().mean(dim=1)
     return Effect(
         ndcg_before=quality[0],
         ndcg_after=quality[1],
@@ -148,12 +148,6 @@ def effect_of(before: Recommender, after: Recommender, expert: int, market: Mark
         used=float(on_it_T[new_T].mean()) if bool(new_T.any()) else 0.0,
         used_by_others=float(on_it_T[~new_T].mean()),
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    rows_T: Tensor
-    expert_ids_TK: Tensor
 
 
 class _Listening(Router):
@@ -176,13 +170,10 @@ class _Listening(Router):
 def _tokens(model: Recommender, market: Market, layer: int) -> Iterator[tuple[Tensor, Tensor, RoutingPlan]]:
     """For some cases at a time: the catalogue row of every token, what the block's choice compares, and its plan."""
     model.eval()
-    router, table_ID = _Listening(model, layer), _table(model, market.catalogue)
+    router, table_ID = _Listening(model, layer), market.catalogue.table(model)
     for first in range(0, len(market.cases), CASES):
         part = slice(first, first + CASES)
-        items, kinds = market.cases.histories(part, newest=model.config.history)
-        encoded = model.encode(pad(items), pad(kinds), table_ID)
-        scores_BI = model.retrieval_scores(encoded.user_BD, table_ID)
-        exclude(scores_BI, market.cases.histories(part)[0])
+        encoded, scores_BI = retrieve(model, table_ID, market.cases, part)
         best_BN, rows_BN = scores_BI.topk(min(market.candidates, scores_BI.shape[1] - 1))
         rows_BN = rows_BN.masked_fill(best_BN.isinf(), 0)
         ranked = model.rank(encoded, rows_BN, table_ID, router)
@@ -193,14 +184,11 @@ def _tokens(model: Recommender, market: Market, layer: int) -> Iterator[tuple[Te
 def _old_lists(model: Recommender, market: Market) -> Iterator[Tensor]:
     """First ten of each case among the items that the expert is not for."""
     model.eval()
-    table_ID = _table(model, market.catalogue)
-    router = Router.unconstrained(model.config.moe_layers, model.config.experts)
+    table_ID = market.catalogue.table(model)
+    router = model.free_router()
     for first in range(0, len(market.cases), CASES):
         part = slice(first, first + CASES)
-        items, kinds = market.cases.histories(part, newest=model.config.history)
-        encoded = model.encode(pad(items), pad(kinds), table_ID)
-        scores_BI = model.retrieval_scores(encoded.user_BD, table_ID)
-        exclude(scores_BI, market.cases.histories(part)[0])
+        encoded, scores_BI = retrieve(model, table_ID, market.cases, part)
         scores_BI[:, market.is_new_I] = -torch.inf
         rows_BN = scores_BI.topk(min(market.candidates, int((~market.is_new_I).sum()) - 1)).indices
         click_BN = model.rank(encoded, rows_BN, table_ID, router).logits_BNG[..., 0]
@@ -243,7 +231,7 @@ def _learn(
     config = TrainConfig(model=model.config, hard_from=options.candidates, balance="none", seed=options.seed)
     rows = len(market.catalogue.item_ids) + 1
     popularity = Popularity.count(torch.from_numpy(sequences.items), rows)
-    router = Router.unconstrained(model.config.moe_layers, model.config.experts)
+    router = model.free_router()
     steps = Steps(model, config, market.catalogue, popularity, router, bool(sequences.liked.any()))
     model.requires_grad_(False)
     blocks = [_block(model, layer) for layer in range(model.config.moe_layers)]
@@ -310,8 +298,3 @@ def _block(model: Recommender, layer: int) -> MoEBlock:
     block = model.ranker.blocks[layer]
     assert isinstance(block, MoEBlock)
     return block
-
-
-def _table(model: Recommender, catalogue: Catalogue) -> Tensor:
-    features = catalogue.features
-    return model.item_table(features.ids_I, features.categories_IC, features.years_I)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsys.model.encoder import Encoded
 from recsys.model.recommender import Recommender
 from recsys.training.examples import Catalogue, Ints, pad
 from recsys.training.metrics import target_ranks
@@ -36,15 +37,12 @@ def model_ranks(
     """
     was_training = model.training
     model.eval()
-    table_ID = model.item_table(*_tensors(catalogue))
+    table_ID = catalogue.table(model)
     retrieval, served = [], []
     for first in range(0, len(cases), CASES):
         part = slice(first, first + CASES)
         targets_B = torch.from_numpy(cases.targets[part])
-        items, kinds = cases.histories(part, newest=model.config.history)
-        encoded = model.encode(pad(items), pad(kinds), table_ID)
-        scores_BI = model.retrieval_scores(encoded.user_BD, table_ID)
-        exclude(scores_BI, cases.histories(part)[0])
+        encoded, scores_BI = retrieve(model, table_ID, cases, part)
         ranks_B = target_ranks(scores_BI, targets_B)
         retrieval.append(ranks_B)
         if router is not None:
@@ -56,6 +54,15 @@ def model_ranks(
     model.train(was_training)
     empty = torch.zeros(0, dtype=torch.int64)
     return ModelRanks(torch.cat([empty, *retrieval]), torch.cat([empty, *served]))
+
+
+def retrieve(model: Recommender, table_ID: Tensor, cases: Cases, part: slice | Ints) -> tuple[Encoded, Tensor]:
+    """Some cases encoded, and the scores of all items, minus infinity for what each user had."""
+    items, kinds = cases.histories(part, newest=model.config.history)
+    encoded = model.encode(pad(items), pad(kinds), table_ID)
+    scores_BI = model.retrieval_scores(encoded.user_BD, table_ID)
+    exclude(scores_BI, cases.histories(part)[0])
+    return encoded, scores_BI
 
 
 def exclude(scores_BI: Tensor, histories: list[Ints]) -> None:
@@ -70,8 +77,3 @@ def rank_among(scores_BN: Tensor, candidates_BN: Tensor, targets_B: Tensor) -> T
     place_B = found_BN.to(torch.uint8).argmax(1)
     missing = scores_BN.shape[1] + 1
     return torch.where(found_BN.any(1), target_ranks(scores_BN, place_B), missing)
-
-
-def _tensors(catalogue: Catalogue) -> tuple[Tensor, Tensor, Tensor]:
-    features = catalogue.features
-    return features.ids_I, features.categories_IC, features.years_I

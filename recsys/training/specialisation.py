@@ -18,8 +18,7 @@ import typer
 from torch import Tensor
 
 from recsys.training.evaluate import KeptOut, kept_out
-from recsys.training.examples import pad
-from recsys.training.scoring import exclude
+from recsys.training.scoring import retrieve
 from router.router import Router
 
 RECENT = 20  # newest events that say what a user is after
@@ -45,18 +44,16 @@ class Specialisation:
 def specialisation(kept: KeptOut, *, requests: int = 1_024, candidates: int = 200) -> Specialisation:
     """Rank the first `requests` held-out events with plain top-k routing, and sum up gates."""
     model, features = kept.model, kept.catalogue.features
-    table_ID = model.item_table(features.ids_I, features.categories_IC, features.years_I)
+    table_ID = kept.catalogue.table(model)
     router = Router.unconstrained(model.config.moe_layers, model.config.experts)
     shape = (model.config.moe_layers, model.config.experts, features.categories_IC.shape[1])
     by_item_LEC, by_user_LEC = torch.zeros(shape), torch.zeros(shape)
     for first in range(0, min(requests, len(kept.cases)), REQUESTS_AT_ONCE):
         part = slice(first, min(first + REQUESTS_AT_ONCE, requests))
-        items, kinds = kept.cases.histories(part, newest=model.config.history)
-        encoded = model.encode(pad(items), pad(kinds), table_ID)
-        scores_BI = model.retrieval_scores(encoded.user_BD, table_ID)
-        exclude(scores_BI, kept.cases.histories(part)[0])
+        encoded, scores_BI = retrieve(model, table_ID, kept.cases, part)
         candidates_BN = scores_BI.topk(min(candidates, scores_BI.shape[1] - 1)).indices
-        had_BC = torch.stack([features.categories_IC[torch.from_numpy(row[-RECENT:])].sum(0) for row in items])
+        recent = kept.cases.histories(part, newest=min(RECENT, model.config.history))[0]
+        had_BC = torch.stack([features.categories_IC[torch.from_numpy(row)].sum(0) for row in recent])
         after_BC = torch.nn.functional.one_hot(had_BC.argmax(1), shape[2]).float()
         item_TC = features.categories_IC[candidates_BN.flatten()]
         user_TC = after_BC.repeat_interleave(candidates_BN.shape[1], 0)

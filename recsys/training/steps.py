@@ -49,8 +49,7 @@ class Steps:
 
     def table(self) -> Tensor:
         """Vectors of the whole catalogue, row 0 included."""
-        features = self.catalogue.features
-        return self.model.item_table(features.ids_I, features.categories_IC, features.years_I)
+        return self.catalogue.table(self.model)
 
     def retrieval(self, batch: TrainingBatch) -> Tensor:
         """Cross entropy of every next event over the catalogue."""
