@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import socket
 import sys
 import threading
@@ -38,6 +37,7 @@ from recsys.engine.served import Served, folder_of
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
 from recsys.engine.wanted import Wanted
 from recsys.errors import InputError, UnavailableError
+from recsys.signals import on_stop
 from recsys.state.items import CatalogueChange, CatalogueItem
 from recsys.wire import LoadSnapshot, Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode
 from router.policies import names
@@ -372,6 +372,5 @@ def run_engine(settings: Settings) -> None:
     keep_freed_memory()
     sys.setswitchinterval(THREAD_TURN_S)
     engine = Engine(settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: engine.stop())
+    on_stop(engine.stop)
     engine.run()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import socket
 import threading
 import time
@@ -29,9 +28,11 @@ from recsys.config import Settings
 from recsys.errors import EventError
 from recsys.events.backlog import count_backlog
 from recsys.events.erasure import Eraser
+from recsys.events.group import ensure_group
 from recsys.events.metrics import WorkerMetrics
 from recsys.events.schema import parse_event
 from recsys.events.trim import Trimmer
+from recsys.signals import on_stop
 from recsys.state.apply import Applied, Applier, Effect, dead_letter, effect_of
 from recsys.state.client import reader, writer
 from recsys.state.keys import Keys
@@ -103,7 +104,7 @@ class Worker:
         log.info("worker.stopped", name=self.name)
 
     def _consume(self, stop: threading.Event) -> None:
-        self._create_group()
+        ensure_group(self._writes, self._keys.events, self._settings.group, start="0")
         self._resume()
         while not stop.is_set():
             entries = self._read()
@@ -117,22 +118,6 @@ class Worker:
         self._failures += 1
         exponential = 0.05 * 2.0 ** min(self._failures, 20)
         return random.uniform(0.5, 1.0) * min(self._settings.reconnect_max_s, exponential)
-
-    def _create_group(self) -> None:
-        if self._group_exists():  # creating it again would be refused by a Redis that is full
-            return
-        try:
-            self._writes.xgroup_create(self._keys.events, self._settings.group, id="0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
-
-    def _group_exists(self) -> bool:
-        try:
-            groups = self._writes.xinfo_groups(self._keys.events)
-        except redis.ResponseError:  # no stream
-            return False
-        return self._settings.group.encode() in [group["name"] for group in groups]
 
     # reading and applying ------------------------------------------------------------------------------------------
 
@@ -286,8 +271,7 @@ def run_worker(settings: Settings, stop: threading.Event | None = None) -> None:
     """Run one worker until `stop` is set; without `stop`, until SIGTERM or SIGINT (the batch in hand is finished)."""
     if stop is None:
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        on_stop(stop.set)
     worker = Worker(settings)
     if settings.events.metrics_port:
         start_http_server(settings.events.metrics_port, addr=settings.api.host, registry=worker.metrics.registry)

@@ -9,7 +9,6 @@ was lost with it. One learner per service; it may stop, or be far behind, withou
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import threading
 import time
@@ -26,12 +25,14 @@ from prometheus_client import start_http_server
 from recsys.config import Settings
 from recsys.errors import EventError, ModelFolderError
 from recsys.events.backlog import read_backlog
+from recsys.events.group import ensure_group
 from recsys.events.schema import Interaction, parse_event
 from recsys.online.guard import Guard
 from recsys.online.metrics import LearnerMetrics
 from recsys.online.published import Published
 from recsys.online.student import Example, Student
 from recsys.online.voices import Voices
+from recsys.signals import on_stop
 from recsys.state.client import reader, writer
 from recsys.state.items import CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
@@ -106,11 +107,7 @@ class Learner:
                 self._writes.delete(self._keys.learner)
 
     def _begin(self) -> None:
-        try:
-            self._writes.xgroup_create(self._keys.events, self._settings.online.group, id="$", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        ensure_group(self._writes, self._keys.events, self._settings.online.group, start="$")
         self._items = self._feed.load()
         self._study(self._published.wanted())
         self._learned, last = [], b"0"
@@ -247,6 +244,5 @@ def run_learner(settings: Settings, stop: threading.Event | None = None) -> None
         start_http_server(settings.online.metrics_port, addr=settings.api.host, registry=learner.metrics.registry)
     if stop is None:
         stop = threading.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+        on_stop(stop.set)
     learner.run(stop)

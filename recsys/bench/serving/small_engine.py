@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from recsys.engine.server import Engine
 from recsys.model.config import ModelConfig
 from recsys.model.recommender import Recommender
 from recsys.model.vocabulary import Vocabulary
+from recsys.signals import on_stop
 from recsys.wire import RankReply, RankRequest, ScoredItem
 from router.router import Router
 
@@ -82,6 +82,5 @@ class SmallEngine(Engine):
 
 if __name__ == "__main__":
     engine = SmallEngine(Settings(), split=os.environ.get("BENCH_APP") == "split")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: engine.stop())
+    on_stop(engine.stop)
     engine.run()
