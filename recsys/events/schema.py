@@ -267,3 +267,25 @@ def to_fields(event: Event) -> dict[str, str]:
         for name, value in raw.items()
         if value is not None
     }
+
+
+def text_of(fields: Mapping[bytes, bytes]) -> dict[str, str]:
+    """The fields of an entry as text.
+
+    Raises:
+        EventError: naming the field that is not UTF-8.
+    """
+    try:
+        return {name.decode(): value.decode() for name, value in fields.items()}
+    except UnicodeDecodeError:
+        raise EventError(f"{_not_utf8(fields)}: not UTF-8") from None
+
+
+def _not_utf8(fields: Mapping[bytes, bytes]) -> str:
+    for name, value in fields.items():
+        for part in (name, value):
+            try:
+                part.decode()
+            except UnicodeDecodeError:
+                return name.decode(errors="backslashreplace")
+    return "fields"

@@ -15,7 +15,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -30,7 +30,7 @@ from recsys.events.backlog import count_backlog
 from recsys.events.erasure import Eraser
 from recsys.events.group import ensure_group
 from recsys.events.metrics import WorkerMetrics
-from recsys.events.schema import parse_event
+from recsys.events.schema import parse_event, text_of
 from recsys.events.trim import Trimmer
 from recsys.signals import on_stop
 from recsys.state.apply import Applied, Applier, Effect, dead_letter, effect_of
@@ -143,7 +143,7 @@ class Worker:
         written = entry_id.decode()
         try:
             event = parse_event(
-                _as_text(fields), entry_id=written, now_ms=now_ms, future_max_ms=self._settings.future_max_ms
+                text_of(fields), entry_id=written, now_ms=now_ms, future_max_ms=self._settings.future_max_ms
             )
         except EventError as error:
             return dead_letter(written, str(error))
@@ -248,23 +248,6 @@ class Worker:
         self.metrics.stream_entries.set(length)
         self.metrics.backlog.set(waiting)
         self.metrics.lag_seconds.set(max(newest_ms - self._last_applied_ms, 0) / 1000 if waiting else 0)
-
-
-def _as_text(fields: dict[bytes, bytes]) -> dict[str, str]:
-    try:
-        return {name.decode(): value.decode() for name, value in fields.items()}
-    except UnicodeDecodeError:
-        raise EventError(f"{_not_utf8(fields.items())}: not UTF-8") from None
-
-
-def _not_utf8(fields: Iterable[tuple[bytes, bytes]]) -> str:
-    for name, value in fields:
-        for part in (name, value):
-            try:
-                part.decode()
-            except UnicodeDecodeError:
-                return name.decode(errors="backslashreplace")
-    return "fields"
 
 
 def run_worker(settings: Settings, stop: threading.Event | None = None) -> None:

@@ -3,7 +3,7 @@
     read events -> judge served and learned model on them -> learn -> every `publish_every_s`: publish, or roll back
 
 An entry is acknowledged when the version that learned from it is published, so a learner that dies learns again what
-was lost with it. One learner per service; it may stop, or be far behind, without harm to answers.
+was lost with it. Of several learners one learns; it may stop, or be far behind, without harm to answers.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recsys.config import Settings
 from recsys.errors import EventError, ModelFolderError
 from recsys.events.backlog import read_backlog
 from recsys.events.group import ensure_group
-from recsys.events.schema import Interaction, parse_event
+from recsys.events.schema import Interaction, parse_event, text_of
 from recsys.online.guard import Guard
 from recsys.online.metrics import LearnerMetrics
 from recsys.online.published import Published
@@ -228,10 +228,9 @@ class Learner:
 def _interaction(entry_id: bytes, fields: dict[bytes, bytes], future_max_ms: int) -> Interaction | None:
     """The event, if it is one that is learned from; what is malformed is the workers' business."""
     try:
-        texts = {name.decode(): value.decode() for name, value in fields.items()}
         now_ms = int(time.time() * 1e3)
-        event = parse_event(texts, entry_id=entry_id.decode(), now_ms=now_ms, future_max_ms=future_max_ms)
-    except (EventError, UnicodeDecodeError):
+        event = parse_event(text_of(fields), entry_id=entry_id.decode(), now_ms=now_ms, future_max_ms=future_max_ms)
+    except EventError:
         return None
     return event if isinstance(event, Interaction) and event.kind != "hide" else None
 

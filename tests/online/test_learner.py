@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from recsys.config import EngineSettings, OnlineSettings
+from recsys.config import EngineSettings, OnlineSettings, Settings
 from recsys.events.backlog import read_backlog
 from recsys.online.learner import Learner
 
@@ -74,31 +74,41 @@ def running(learner: Learner) -> Iterator[Learner]:
         thread.join()
 
 
+@pytest.fixture
+def learning(make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> Callable[..., tuple[Any, Settings]]:
+    """A stream with a worker and nine items, and settings for learners on it."""
+
+    def make(**online: Any) -> tuple[Any, Settings]:
+        shutil.copytree(tiny_model, tmp_path / "tiny")
+        stream = make_stream()
+        stream.start_worker()
+        for n in range(1, 10):
+            stream.add(type="item", item_id=f"i{n}", title="t")
+        stream.settle()
+        update = {"engine": EngineSettings(model_dir=tmp_path / "tiny"), "online": OnlineSettings(**online)}
+        return stream, stream.settings.model_copy(update=update)
+
+    return make
+
+
+def await_group(stream: Any) -> None:
+    stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+
+
 def count(counter: Any) -> int:
     return int(next(sample.value for metric in counter.collect() for sample in metric.samples))
 
 
 def test_what_a_stopped_learner_had_not_published_is_learned_again(
-    make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path
+    learning: Callable[..., tuple[Any, Settings]],
 ) -> None:
-    shutil.copytree(tiny_model, tmp_path / "tiny")
-    stream = make_stream()
-    settings = stream.settings.model_copy(
-        update={
-            "engine": EngineSettings(model_dir=tmp_path / "tiny"),
-            "online": OnlineSettings(publish_every_s=0.2, guard_events_min=30),
-        }
-    )
-    stream.start_worker()
-    for n in range(1, 10):
-        stream.add(type="item", item_id=f"i{n}", title="t")
-    stream.settle()
+    stream, settings = learning(publish_every_s=0.2, guard_events_min=30)
 
     def waiting() -> int:
         return int(read_backlog(stream.redis, stream.keys, settings.online.group))
 
     with running(Learner(settings)) as first:
-        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+        await_group(stream)
         for n in range(20):
             stream.interact(f"u{n}", f"i{n % 9 + 1}")
         stream.eventually(lambda: count(first.metrics.events) == 20, what="20 events learned")
@@ -113,22 +123,11 @@ def test_what_a_stopped_learner_had_not_published_is_learned_again(
 
 
 def test_one_user_with_thousands_of_events_for_one_item_is_heard_once(
-    make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path
+    learning: Callable[..., tuple[Any, Settings]],
 ) -> None:
-    shutil.copytree(tiny_model, tmp_path / "tiny")
-    stream = make_stream()
-    settings = stream.settings.model_copy(
-        update={
-            "engine": EngineSettings(model_dir=tmp_path / "tiny"),
-            "online": OnlineSettings(publish_every_s=1e6, user_items_max=3),
-        }
-    )
-    stream.start_worker()
-    for n in range(1, 10):
-        stream.add(type="item", item_id=f"i{n}", title="t")
-    stream.settle()
+    stream, settings = learning(publish_every_s=1e6, user_items_max=3)
     with running(Learner(settings)) as learner:
-        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+        await_group(stream)
         for _ in range(200):
             stream.interact("loud", "i9", ts=10**12)  # always before all that is remembered, so that it looks new
         for n in range(1, 9):
@@ -139,38 +138,26 @@ def test_one_user_with_thousands_of_events_for_one_item_is_heard_once(
 
 
 def test_too_few_events_to_judge_publish_nothing_and_hold_nothing(
-    make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path
+    learning: Callable[..., tuple[Any, Settings]],
 ) -> None:
-    shutil.copytree(tiny_model, tmp_path / "tiny")
-    stream = make_stream()
-    online = OnlineSettings(publish_every_s=0.1, guard_events=10, guard_events_min=50)
-    settings = stream.settings.model_copy(
-        update={"engine": EngineSettings(model_dir=tmp_path / "tiny"), "online": online}
-    )
-    stream.start_worker()
-    for n in range(1, 10):
-        stream.add(type="item", item_id=f"i{n}", title="t")
-    stream.settle()
+    stream, settings = learning(publish_every_s=0.1, guard_events=10, guard_events_min=50)
     with running(Learner(settings)) as learner:
-        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="a group of its own")
+        await_group(stream)
         stream.interact("u0", "i1")
         for n in range(1, 20):
             stream.interact(f"u{n}", "not in the catalogue")
         stream.eventually(lambda: count(learner.metrics.events) == 1, what="the one learned")
-        stream.eventually(lambda: read_backlog(stream.redis, stream.keys, online.group) < 10, what="none is held")
+        stream.eventually(
+            lambda: read_backlog(stream.redis, stream.keys, settings.online.group) < 10, what="none is held"
+        )
     assert count(learner.metrics.published) + count(learner.metrics.rolled_back) == 0
 
 
-def test_of_two_learners_one_waits(make_stream: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_model, tmp_path / "tiny")
-    stream = make_stream()
-    settings = stream.settings.model_copy(update={"engine": EngineSettings(model_dir=tmp_path / "tiny")})
-    stream.start_worker()
-    stream.add(type="item", item_id="i1", title="t")
-    stream.settle()
+def test_of_two_learners_one_waits(learning: Callable[..., tuple[Any, Settings]]) -> None:
+    stream, settings = learning()
     second = Learner(settings)
     with running(Learner(settings)) as first:
-        stream.eventually(lambda: len(stream.redis.xinfo_groups(stream.keys.events)) == 2, what="the first has begun")
+        await_group(stream)
         with running(second):
             stream.interact("u1", "i1")
             stream.eventually(lambda: count(first.metrics.events) == 1, what="the first learns")
