@@ -37,7 +37,7 @@ class Catalogue:
         self.has_year_I = np.array([False, *(item.year is not None for item in self.items)])
         self.year_I = np.array([0, *(item.year or 0 for item in self.items)])
         self._category_rows = self._index_categories()
-        self.table_ID = self._embed(model)
+        self.table_ID = embed_items(self.items, model)
         self.vectors_ID: NDArray[np.float32] = self.table_ID.float().cpu().numpy()
 
     def __len__(self) -> int:
@@ -73,14 +73,16 @@ class Catalogue:
                 rows.setdefault(name, []).append(row)
         return rows
 
-    def _embed(self, model: Recommender) -> Tensor:
-        features = model.vocabulary.item_features(
-            self.item_ids[1:], [item.categories for item in self.items], [item.year for item in self.items]
-        ).with_padding()
-        device = model.device
-        with torch.inference_mode():
-            table_ID = model.item_table(
-                features.ids_I.to(device), features.categories_IC.to(device), features.years_I.to(device)
-            )
-            table_ID[0] = 0
-        return table_ID
+
+def embed_items(items: Sequence[CatalogueItem], model: Recommender) -> Tensor:
+    """Vectors of items as rows 1, 2, ... of a table on the model's device; row 0 is zero."""
+    features = model.vocabulary.item_features(
+        [item.item_id for item in items], [item.categories for item in items], [item.year for item in items]
+    ).with_padding()
+    device = model.device
+    with torch.inference_mode():
+        table_ID = model.item_table(
+            features.ids_I.to(device), features.categories_IC.to(device), features.years_I.to(device)
+        )
+        table_ID[0] = 0
+    return table_ID

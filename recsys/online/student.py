@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from recsys.config import OnlineSettings
+from recsys.engine.catalogue import embed_items
 from recsys.model.config import ModelConfig
 from recsys.model.recommender import Recommender
 from recsys.state.items import CatalogueItem
@@ -83,11 +84,7 @@ class Student:
             delta_ID[new], squares_ID[new] = self._delta_ID[old], self._squares_ID[old]
         self._row, self._delta_ID, self._squares_ID = rows, delta_ID, squares_ID
         self._met_I1 = torch.tensor([False, *(item_id in self._met for item_id in rows)])[:, None]
-        features = self.model.vocabulary.item_features(
-            [item.item_id for item in listed], [item.categories for item in listed], [item.year for item in listed]
-        ).with_padding()
-        self._base_ID = self.model.item_table(features.ids_I, features.categories_IC, features.years_I)
-        self._base_ID[0] = 0
+        self._base_ID = embed_items(listed, self.model)
 
     def learn(self, examples: Sequence[Example]) -> Judged:
         """Judge, then learn. Events of items that are not in the catalogue, or that the user had, are left out."""

@@ -31,10 +31,12 @@ def test_recent_queries_again_under_two_policies(http: httpx.Client) -> None:
     for n in range(12):
         body = {"history": [f"i{n}", f"i{n + 1}"], "k": 10}
         assert http.post("/v1/recommendations", json=body).status_code == 200
-    same = compared(http, "topk", "topk", seconds=60, most=12)  # the newest: other tests ask the same service
-    assert same["asked"] == same["compared"] == same["first"]["answered"] == 12
+    same = compared(http, "topk", "topk", seconds=60, most=12)
+    assert same["asked"] == 12
+    # other tests ask the same service, and what one of them asked may make no sense any more: refused, and told
+    assert 6 <= same["compared"] == same["first"]["answered"] == 12 - same["first"]["refused"]
     assert (same["same"], same["overlap"], same["first_item_same"]) == (1.0, 1.0, 1.0)
-    assert sum(same["first"]["steps"].values()) == same["asked"]
+    assert sum(same["first"]["steps"].values()) == same["compared"]
     assert 0 < same["first"]["compute_ms_p50"] <= same["first"]["compute_ms_p99"]
     blind = compared(http, "topk", "hash", most=5)
     assert blind["asked"] == 5
