@@ -120,6 +120,7 @@ class Learner:
         self._follow()
         self._learn(self._read(b">"))
         if time.monotonic() >= self._publish_at_s:
+            self._hear_engines()
             self._graduate()
             self._publish_at_s = time.monotonic() + self._settings.online.publish_every_s
 
@@ -208,6 +209,13 @@ class Learner:
         guard.clear()
         self._voices.clear()
         self._acknowledge_learned()
+
+    def _hear_engines(self) -> None:
+        """An engine that cannot serve the newest version brings back the one before."""
+        if why := self._published.withdraw_refused():
+            log.warning("learner_refused", model=self._version, error=why)
+            self.metrics.refused.inc()
+            self._follow()
 
     def _acknowledge_learned(self) -> None:
         self._acknowledge(self._learned)

@@ -21,6 +21,7 @@ class LearnerMetrics:
         self.rolled_back = Counter(
             "recsys_learner_rolled_back", "Times that what was learned was worse and forgotten", registry=registry
         )
+        self.refused = Counter("recsys_learner_refused", "Versions that an engine could not serve", registry=registry)
         self.reconnects = Counter(
             "recsys_learner_reconnects", "Times that Redis had to be tried again", registry=registry
         )

@@ -7,12 +7,14 @@ import uuid
 from pathlib import Path
 from typing import cast
 
+import msgspec
 import redis
 
 from recsys.config import Settings
 from recsys.engine.served import folder_of
 from recsys.model.recommender import Recommender
 from recsys.state.keys import Keys
+from recsys.wire import EngineModels
 
 MARK = "-online-"  # stands in the version and in the folder's name: only such folders are ever removed
 
@@ -23,6 +25,15 @@ if wanted ~= '' and wanted ~= ARGV[1] then return 0 end
 redis.call('HSET', KEYS[1], 'activation', ARGV[2], 'wanted', ARGV[3], 'previous', ARGV[1])
 return 1
 """
+
+# Only while it is still the newest thing that was asked for.
+_WITHDRAW = """
+if redis.call('HGET', KEYS[1], 'activation') ~= ARGV[1] then return end
+redis.call('HSET', KEYS[1], 'activation', ARGV[2], 'wanted', ARGV[3])
+redis.call('HDEL', KEYS[1], 'previous')
+"""
+
+_decode = msgspec.json.Decoder(EngineModels).decode
 
 
 class Published:
@@ -37,6 +48,8 @@ class Published:
         self._client = client
         self._keys = keys
         self._ask = client.register_script(_ASK)
+        self._withdraw = client.register_script(_WITHDRAW)
+        self._asked: tuple[str, str] | None = None  # id of the newest call, and what was served before it
 
     def wanted(self) -> str:
         """The version that engines should serve; "" if nobody asked for one since Redis was empty."""
@@ -64,10 +77,26 @@ class Published:
         False if another version was activated meanwhile, which then stays.
         """
         model.save_pretrained(self._folder() / model.version)
-        asked = bool(self._ask(keys=[self._keys.models], args=[before, uuid.uuid4().hex, model.version]))
+        activation = uuid.uuid4().hex
+        asked = bool(self._ask(keys=[self._keys.models], args=[before, activation, model.version]))
+        self._asked = (activation, before) if asked else None
         stored = cast("list[bytes | None]", self._client.hmget(self._keys.models, "wanted", "previous"))
         self._remove_old(keep={model.version, before, *(name.decode() for name in stored if name)})
         return asked
+
+    def withdraw_refused(self) -> str:
+        """Ask for the version before again if an engine cannot serve the newest; what it says, else ""."""
+        if self._asked is None:
+            return ""
+        activation, before = self._asked
+        for key in self._client.scan_iter(match=self._keys.models_of("*"), count=1_000):
+            raw = cast("bytes | None", self._client.get(key))
+            state = _decode(raw) if raw else None
+            if state is not None and state.activation == activation and state.error:
+                self._withdraw(keys=[self._keys.models], args=[activation, uuid.uuid4().hex, before])
+                self._asked = None
+                return state.error
+        return ""
 
     def _remove_old(self, keep: set[str]) -> None:
         for folder in self._made()[: -self._settings.online.versions_kept]:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from recsys.config import EngineSettings, OnlineSettings, Settings
 from recsys.events.backlog import read_backlog
 from recsys.online.learner import Learner
+from recsys.wire import EngineModels
 
 
 @pytest.mark.e2e
@@ -164,3 +166,21 @@ def test_of_two_learners_one_waits(learning: Callable[..., tuple[Any, Settings]]
             assert count(second.metrics.events) == 0
     with running(Learner(settings)) as third:
         stream.eventually(lambda: count(third.metrics.events) == 1, what="what was not published is learned again")
+
+
+def test_a_version_that_an_engine_refuses_is_taken_back(learning: Callable[..., tuple[Any, Settings]]) -> None:
+    stream, settings = learning(publish_every_s=0.2, guard_events_min=5, guard_tolerance=1.0)
+
+    def wanted() -> tuple[str, str]:
+        found = stream.redis.hgetall(stream.keys.models)
+        return found.get("activation", ""), found.get("wanted", "")
+
+    with running(Learner(settings)) as learner:
+        await_group(stream)
+        for n in range(20):
+            stream.interact(f"u{n}", f"i{n % 9 + 1}")
+        stream.eventually(lambda: "-online-" in wanted()[1], what="published")
+        refusal = EngineModels(version="tiny", available=["tiny"], activation=wanted()[0], error="out of memory")
+        stream.redis.set(stream.keys.models_of("an-engine"), msgspec.json.encode(refusal))
+        stream.eventually(lambda: wanted()[1] == "tiny", what="the version before is wanted again")
+        stream.eventually(lambda: count(learner.metrics.refused) == 1, what="counted")

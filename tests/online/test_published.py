@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 import redis
 
@@ -13,6 +14,7 @@ from recsys.errors import ModelFolderError
 from recsys.model.recommender import Recommender
 from recsys.online.published import Published
 from recsys.state.keys import Keys
+from recsys.wire import EngineModels
 
 
 @pytest.fixture
@@ -78,3 +80,32 @@ def test_an_old_version_that_somebody_activated_keeps_its_folder(
     for _ in range(3):
         assert not published.publish(learned(published, version), before="tiny-online-000002")
     assert (tmp_path / "tiny-online-000001").is_dir()
+
+
+def test_a_version_that_an_engine_cannot_serve_is_withdrawn(published: Published, redis_url: str) -> None:
+    client, model = redis.Redis.from_url(redis_url), learned(published, "tiny")
+    assert published.publish(model, before="tiny")
+
+    def engine_says(activation: str, error: str) -> None:
+        state = EngineModels(version="tiny", available=["tiny"], activation=activation, error=error)
+        client.set(Keys().models_of("an-engine"), msgspec.json.encode(state))
+
+    assert not published.withdraw_refused(), "no engine has answered yet"
+    engine_says("of another call", "broken")
+    assert not published.withdraw_refused()
+    assert published.wanted() == model.version
+    engine_says((client.hget(Keys().models, "activation") or b"").decode(), "broken")
+    assert published.withdraw_refused() == "broken"
+    assert published.wanted() == "tiny"
+    assert not published.withdraw_refused(), "once"
+
+
+def test_what_somebody_activated_after_it_is_not_withdrawn(published: Published, redis_url: str) -> None:
+    client = redis.Redis.from_url(redis_url)
+    assert published.publish(learned(published, "tiny"), before="tiny")
+    activation = (client.hget(Keys().models, "activation") or b"").decode()
+    state = EngineModels(version="tiny", available=[], activation=activation, error="broken")
+    client.set(Keys().models_of("an-engine"), msgspec.json.encode(state))
+    client.hset(Keys().models, mapping={"activation": "newer", "wanted": "another"})
+    published.withdraw_refused()
+    assert published.wanted() == "another"
