@@ -63,19 +63,22 @@ def _solve(
     (k, tokens), slots = held_KT.shape, int(slots_A.sum())
     short, stride = slots < k * tokens, tokens // method.SAMPLE_TOKENS
     settings = (method.ALONE, method.FAR_SHARE, method.LEAST_SHARE, method.DAMPING, *method.ALONE_STEPS)
+    margin_T = np.empty_like(best_JT[0])
     if stride > 1 and sweep(
-        value_TA, 1, value_AT, slots_A, short, price_A, best_JT, 0, *settings, method.ENOUGH_SHARE
+        value_TA, 1, value_AT, slots_A, short, price_A, best_JT, margin_T, 0, *settings, method.ENOUGH_SHARE
     ) > method.FAR_SHARE:  # fmt: skip
         sample_AT = np.empty((len(slots_A), -(-tokens // stride)), value_AT.dtype)
         transpose(value_TA, stride, sample_AT)
         part_A = np.maximum(1, np.rint(slots_A * (sample_AT.shape[1] / tokens))).astype(np.int64)
         best = np.empty((k + 1, sample_AT.shape[1]), value_AT.dtype)
         sweep(
-            value_TA, stride, sample_AT, part_A, short, price_A, best,
+            value_TA, stride, sample_AT, part_A, short, price_A, best, best[0].copy(),
             method.SAMPLE_SWEEPS, *settings, method.SAMPLE_ENOUGH_SHARE,
         )  # fmt: skip
-    sweep(value_TA, 1, value_AT, slots_A, short, price_A, best_JT, method.SWEEPS, *settings, method.ENOUGH_SHARE)
-    load_A, exact_A, margin_T = np.empty(len(slots_A), np.int64), price_A.astype(np.float64), np.empty_like(best_JT[0])
+    sweep(
+        value_TA, 1, value_AT, slots_A, short, price_A, best_JT, margin_T, method.SWEEPS, *settings, method.ENOUGH_SHARE
+    )
+    load_A, exact_A = np.empty(len(slots_A), np.int64), price_A.astype(np.float64)
     reach = hold(value_AT, slots_A, short, price_A, best_JT, held_KT, load_A, margin_T)
     _, unproved = settle(
         value_TA, slots_A, short, slots == k * tokens, exact_A, held_KT, load_A, margin_T,

@@ -33,10 +33,10 @@ def _net(value_T, price, net_T):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _best(value_AT, price_A, floor, best_JT):  # type: ignore[no-untyped-def]
-    """The largest values of value - price of each token, at least `floor`, falling, into `best_JT`."""
+def _best(value_AT, price_A, best_JT):  # type: ignore[no-untyped-def]
+    """The largest values of value - price of each token, falling, into `best_JT`; -inf where there are too few."""
     alive, tokens = value_AT.shape
-    best_JT[:] = floor
+    best_JT[:] = -np.inf
     net_B = np.empty(BLOCK, value_AT.dtype)
     for start in range(0, tokens, BLOCK):
         stop = min(tokens, start + BLOCK)
@@ -45,6 +45,25 @@ def _best(value_AT, price_A, floor, best_JT):  # type: ignore[no-untyped-def]
             _net(value_AT[e, start:stop], price_A[e], net_T)
             for j in range(best_JT.shape[0]):
                 _take_larger(best_JT[j, start:stop], net_T)
+
+
+@jit
+def _margins(best_JT, short, margin_T):  # type: ignore[no-untyped-def]
+    """By how much prices must move before a token changes what it holds. Where slots are short "none" is worth 0:
+    it is then one of the best in `best_JT`, and to take or to leave it is a change like any other."""
+    places, zero = best_JT.shape[0] - 1, best_JT.dtype.type(0)
+    last_T, cut_T = best_JT[places - 1], best_JT[places]
+    for t in range(margin_T.size):
+        margin_T[t] = last_T[t] - (max(cut_T[t], zero) if short else cut_T[t])
+    if short:
+        for j in range(places):
+            best_T = best_JT[j]
+            for t in range(margin_T.size):
+                margin_T[t] = min(abs(margin_T[t]), abs(best_T[t]))
+        for j in range(places + 1):
+            best_T = best_JT[j]
+            for t in range(margin_T.size):
+                best_T[t] = max(best_T[t], zero)
 
 
 @jit
@@ -89,7 +108,7 @@ def transpose(value_TA, stride, value_AT):  # type: ignore[no-untyped-def]
 def wish(value_TA, value_AT, best_JT, id_KT, demand_A):  # type: ignore[no-untyped-def]
     """`value_AT`, and plain top-k: ids, best first, into `id_KT`; how many want each expert into `demand_A`."""
     transpose(value_TA, 1, value_AT)
-    _best(value_AT, np.zeros(value_AT.shape[0], value_AT.dtype), value_AT.dtype.type(-np.inf), best_JT)
+    _best(value_AT, np.zeros(value_AT.shape[0], value_AT.dtype), best_JT)
     _name(value_AT, np.zeros(value_AT.shape[0], value_AT.dtype), best_JT, id_KT)
     demand_A[:] = 0
     for j in range(id_KT.shape[0]):
@@ -181,7 +200,7 @@ def _joining(value_T, price, cut_T, last_T, distance_T):  # type: ignore[no-unty
 
 
 @jit
-def _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, least, width_A, slope_AA):  # type: ignore[no-untyped-def]
+def _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, margin_T, least, width_A, slope_AA):  # type: ignore[no-untyped-def]
     """How many tokens change between each two experts per unit of price, from those nearest to changing.
 
     An expert over capacity looks at the tokens that leave it first, as many as are too many, and where they go; one
@@ -194,7 +213,6 @@ def _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, least
         wanted_A[e] = max(abs(load_A[e] - slots_A[e]), int(least * slots_A[e]) + 1)
         most += wanted_A[e]
     # A token changes no earlier than its margin: the others need not be looked at.
-    margin_T = best_JT[places - 1] - best_JT[places]
     reach = _reach(margin_T, min(tokens, 2 * most), margin_T.dtype.type(0.1 / alive))
     near_N = np.nonzero(margin_T <= reach)[0]
     last_N, cut_N = best_JT[places - 1][near_N], best_JT[places][near_N]
@@ -282,19 +300,35 @@ def _step_together(slope_AA, price_A, slots_A, load_A, damping, step_A):  # type
 
 @jit
 def sweep(  # type: ignore[no-untyped-def]
-    value_TA, stride, value_AT, slots_A, short, price_A, best_JT, sweeps, alone, far, least, damping, up, down, enough
+    value_TA,
+    stride,
+    value_AT,
+    slots_A,
+    short,
+    price_A,
+    best_JT,
+    margin_T,
+    sweeps,
+    alone,
+    far,
+    least,
+    damping,
+    up,
+    down,
+    enough,
 ):
-    """Up to `sweeps` steps of all prices, see `router.sweeps.sweep_prices`; changes `price_A` and `best_JT`.
+    """Up to `sweeps` steps of all prices, see `router.sweeps.sweep_prices`; changes `price_A`, `best_JT`, `margin_T`.
 
     Returns the share of the slots that is over capacity.
     """
     alive, tokens = value_AT.shape
-    slots, floor = tokens * (best_JT.shape[0] - 1), value_AT.dtype.type(0 if short else -np.inf)
+    slots = tokens * (best_JT.shape[0] - 1)
     load_A, step_A, slope_AA = np.empty(alive, np.int64), np.zeros(alive), np.empty((alive + 1, alive + 1))
     width_A = np.full(alive, 0.1 / alive, value_AT.dtype)
     tight, over = slots_A.sum() == slots, 0
     for turn in range(sweeps + 1):
-        _best(value_AT, price_A, floor, best_JT)
+        _best(value_AT, price_A, best_JT)
+        _margins(best_JT, short, margin_T)
         cut_T = best_JT[best_JT.shape[0] - 1]
         for e in range(alive):
             load_A[e] = _holders(value_AT[e], price_A[e], cut_T)
@@ -309,7 +343,9 @@ def sweep(  # type: ignore[no-untyped-def]
         if turn < alone and over > far * slots:
             _step_alone(value_AT, cut_T, price_A, slots_A, up, down, step_A)
         else:
-            limit = 2 * _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, least, width_A, slope_AA)
+            limit = 2 * _slopes(
+                value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, margin_T, least, width_A, slope_AA
+            )
             _step_together(slope_AA, price_A, slots_A, load_A, damping[0] + damping[1] * over / slots, step_A)
         for e in range(alive):
             price_A[e] = max(0.0, price_A[e] + min(max(step_A[e], -limit), limit))
@@ -356,5 +392,4 @@ def hold(value_AT, slots_A, short, price_A, best_JT, id_KT, load_A, margin_T):  
     over = 0
     for e in range(slots_A.size):
         over += max(0, load_A[e] - slots_A[e])
-    margin_T[:] = best_JT[places - 1] - cut_T
     return _reach(margin_T, min(tokens, NEAR * (over + 8)), margin_T.dtype.type(0.01))
