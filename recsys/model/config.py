@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-GOALS = ("click", "like")
+GOALS = ("click", "like", "love")  # each is met only where the one before it is
 GATES = ("softmax", "self")
 
 
@@ -34,7 +34,7 @@ class ModelConfig:
         gate: how experts are chosen: by a `softmax` over a learnt gate, or by their own activation (`self`, see
             `SelfExperts`), which wants a shared expert for tokens that no other takes.
         gate_rank: directions by which an expert decides; gate `self` alone.
-        goals: task heads, the first is the one that retrieval is trained for.
+        goals: task heads; the first is `click`, which retrieval is trained for.
         dropout: share of activations dropped in training.
         id_dropout: share of items whose id embedding is dropped in a training step, so that content alone counts.
         gate_noise: standard deviation of what is added to gate logits in training.
@@ -59,7 +59,7 @@ class ModelConfig:
     k: int = 2
     gate: str = "softmax"
     gate_rank: int = 16
-    goals: tuple[str, ...] = GOALS
+    goals: tuple[str, ...] = GOALS[:2]
     dropout: float = 0.2
     id_dropout: float = 0.05
     gate_noise: float = 0.3
@@ -91,8 +91,8 @@ class ModelConfig:
         for name in ("encoder_heads", "ranker_heads"):
             if self.width % getattr(self, name):
                 raise ValueError(f"width: {self.width} is not a multiple of {getattr(self, name)} ({name})")
-        if not self.goals or len(set(self.goals)) != len(self.goals) or not set(self.goals) <= set(GOALS):
-            raise ValueError(f"goals: {self.goals!r} is not a choice of distinct names from {GOALS}")
+        if self.goals[:1] != GOALS[:1] or len(set(self.goals)) != len(self.goals) or not set(self.goals) <= set(GOALS):
+            raise ValueError(f"goals: {self.goals!r} is not a choice of distinct names from {GOALS}, click first")
 
     @property
     def slots(self) -> int:
@@ -116,7 +116,7 @@ class ModelConfig:
             raise ValueError(f"{unknown[0]}: not a field of the model's config")
         if "items" not in values:
             raise ValueError("items: missing")
-        goals = values.get("goals", GOALS)
+        goals = values.get("goals", GOALS[:2])
         if not isinstance(goals, list | tuple) or not all(isinstance(goal, str) for goal in goals):
             raise ValueError(f"goals: {goals!r} is not a list of names")
         return ModelConfig(**{**values, "goals": tuple(goals)})

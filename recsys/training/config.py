@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import DataFileError, InputError
-from recsys.model.config import ModelConfig
+from recsys.model.config import GOALS, ModelConfig
 
 PROTOCOLS = ("leave_one_out", "time", "none")
 PRECISIONS = ("float32", "bfloat16")
@@ -88,7 +88,7 @@ class TrainConfig:
     balance_rate: float = 1e-2
     balance_weight: float = 1e-2
     balance_mix: float = 0.5
-    goal_weights: tuple[float, ...] = (1.0, 1.0)
+    goal_weights: tuple[float, ...] = (1.0,) * len(GOALS)
     patience: int = 5
     check_every: int = 1
     precision: str = "float32"

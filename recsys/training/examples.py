@@ -15,9 +15,13 @@ from torch import Tensor
 from recsys.model.recommender import Recommender
 from recsys.model.vocabulary import ItemFeatures, Vocabulary
 
-LIKED_FROM = 4.0  # a value (rating) from here on is a like
+LEVELS: Mapping[
+    int, tuple[float, tuple[str, ...]]
+] = {  # by goal: values (ratings) from here on, and kinds, that meet it
+    1: (4.0, ("like", "purchase")),
+    2: (5.0, ("purchase",)),
+}
 YEARS_PER_BUCKET = 5
-_LIKED_KINDS = ("like", "purchase")
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -71,7 +75,7 @@ class Sequences:
     Attributes:
         items: rows of the catalogue, never 0.
         kinds: index of the kind in the vocabulary.
-        liked: 1 where the event is a like or purchase or its value is at least `LIKED_FROM`, else 0.
+        levels: the last of `GOALS` that the event meets: 0 = click, 1 = like, 2 = love.
         marked: what the caller marked: the events to predict.
     """
 
@@ -79,7 +83,7 @@ class Sequences:
     offsets: Ints
     items: Ints
     kinds: Ints
-    liked: Floats
+    levels: Ints
     marked: NDArray[np.bool_]
 
     @property
@@ -104,10 +108,7 @@ class Sequences:
                 kind_index=pl.col("kind")
                 .cast(pl.String)
                 .replace_strict(dict(vocabulary.kind_indices), return_dtype=pl.Int64, default=0),
-                liked=(
-                    pl.col("kind").cast(pl.String).is_in(_LIKED_KINDS)
-                    | (pl.col("value") >= LIKED_FROM).fill_null(False)
-                ).cast(pl.Float32),
+                level=pl.max_horizontal(pl.lit(0), *(_reached(level) * level for level in LEVELS)).cast(pl.Int64),
                 user=pl.col("user_id").rank("dense"),
             )
             .sort("user", maintain_order=True)
@@ -118,9 +119,14 @@ class Sequences:
             offsets=np.concatenate([[0], users["len"].cast(pl.Int64).to_numpy().cumsum()]).astype(np.int64),
             items=events["row"].to_numpy(writable=True),
             kinds=events["kind_index"].to_numpy(writable=True),
-            liked=events["liked"].to_numpy(writable=True),
+            levels=events["level"].to_numpy(writable=True),
             marked=events["marked"].to_numpy(writable=True),
         )
+
+
+def _reached(level: int) -> pl.Expr:
+    value, kinds = LEVELS[level]
+    return pl.col("kind").cast(pl.String).is_in(kinds) | (pl.col("value") >= value).fill_null(False)
 
 
 def pad(rows: Sequence[NDArray[Any]]) -> Tensor:
@@ -139,13 +145,13 @@ class TrainingBatch:
     Attributes:
         history_BL, kinds_BL: what the encoder reads, one position shorter than the targets.
         targets_BL: catalogue rows; 0 where there is nothing to predict.
-        liked_BL: whether the target was liked.
+        levels_BL: level of the target.
     """
 
     history_BL: Tensor
     kinds_BL: Tensor
     targets_BL: Tensor
-    liked_BL: Tensor
+    levels_BL: Tensor
 
 
 def training_batches(
@@ -176,5 +182,5 @@ def _training_batch(sequences: Sequences, users: Ints, starts: Ints, longest: in
         history_BL=pad([sequences.items[span][:-1] for span in spans]),
         kinds_BL=pad([sequences.kinds[span][:-1] for span in spans]),
         targets_BL=targets_BL,
-        liked_BL=pad([sequences.liked[span] for span in spans]),
+        levels_BL=pad([sequences.levels[span] for span in spans]),
     )

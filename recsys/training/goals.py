@@ -1,9 +1,9 @@
 """AUC of each goal on held-out events: `python -m recsys.training.goals <data set> <model>...`.
 
 - `click`: an event's item before items that the user has not had, by the click logit.
-- `like`: the same for liked events, by the like logit.
+- `like`: the same for liked events, by the like logit; `love` likewise.
 - `like_if_taken`: liked events before events that were not liked, by how much likelier a like is than a click: what
-  nothing but the like goal knows.
+  nothing but the like goal knows; `love_if_taken` likewise.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from recsys.model.config import GOALS
 from recsys.training.evaluate import KeptOut, kept_out
 from recsys.training.examples import pad
 from recsys.training.scoring import exclude
@@ -39,19 +40,21 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 @torch.inference_mode()
 def goal_aucs(kept: KeptOut, *, most: int = 4_000) -> Mapping[str, float]:
     """AUC by goal on at most so many held-out events; only `click` for a model of one goal."""
-    logits_CNG, real_CN, liked_C = _scores(kept, most)
+    logits_CNG, real_CN, level_C = _scores(kept, most)
     target_CG, others = logits_CNG[:, 0], real_CN[:, 1:]
     found = {"click": _within(target_CG[:, 0], logits_CNG[:, 1:, 0], others)}
-    if logits_CNG.shape[2] > 1 and bool(liked_C.any()):
-        found["like"] = _within(target_CG[liked_C, 1], logits_CNG[liked_C, 1:, 1], others[liked_C])
-        weighted = kept.config.goal_weights[0] > 0  # without the click goal there is nothing to compare a like with
-        surplus_C = target_CG[:, 1] - target_CG[:, 0] if weighted else target_CG[:, 1]
-        found["like_if_taken"] = auc(surplus_C[liked_C], surplus_C[~liked_C])
+    weighted = kept.config.goal_weights[0] > 0  # without the click goal there is nothing to compare a like with
+    for column, goal in enumerate(kept.model.config.goals[1:], 1):
+        met_C = level_C >= GOALS.index(goal)
+        if bool(met_C.any()):
+            found[goal] = _within(target_CG[met_C, column], logits_CNG[met_C, 1:, column], others[met_C])
+            surplus_C = target_CG[:, column] - target_CG[:, 0] if weighted else target_CG[:, column]
+            found[f"{goal}_if_taken"] = auc(surplus_C[met_C], surplus_C[~met_C])
     return found
 
 
 def _scores(kept: KeptOut, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of each event's item, then of items drawn evenly; which of them count; whether the event was liked."""
+    """Logits of each event's item, then of items drawn evenly; which of them count; the level of the event."""
     model, random = kept.model, np.random.default_rng(0)
     table_ID = kept.catalogue.table(model)
     router = model.free_router()
@@ -68,8 +71,8 @@ def _scores(kept: KeptOut, most: int) -> tuple[Tensor, Tensor, Tensor]:
         candidates_BN = torch.cat([targets_B1, others_BN], 1)
         real.append(had_BI.gather(1, candidates_BN).isfinite() & (candidates_BN != targets_B1))
         logits.append(model.rank(encoded, candidates_BN, table_ID, router).logits_BNG)
-    liked = torch.from_numpy(kept.cases.sequences.liked[kept.cases.ends[chosen]] > 0)
-    return torch.cat(logits), torch.cat(real), liked
+    level_C = torch.from_numpy(kept.cases.sequences.levels[kept.cases.ends[chosen]])
+    return torch.cat(logits), torch.cat(real), level_C
 
 
 def _within(target_C: Tensor, others_CN: Tensor, real_CN: Tensor) -> float:
@@ -83,10 +86,11 @@ def main(
     models: Annotated[list[Path], typer.Argument(help="Model folders trained on it")],
 ) -> None:
     """AUC of each goal, a row per model."""
-    table = Table("model", "click", "like", "like_if_taken", title="AUC on held-out events")
-    for model in models:
-        found = goal_aucs(kept_out(model, dataset))
-        table.add_row(model.name, *(f"{value:.4f}" for value in found.values()))
+    found = {model.name: goal_aucs(kept_out(model, dataset)) for model in models}
+    columns = dict.fromkeys(name for row in found.values() for name in row)
+    table = Table("model", *columns, title="AUC on held-out events")
+    for model, row in found.items():
+        table.add_row(model, *(f"{row[name]:.4f}" if name in row else "" for name in columns))
     Console().print(table)
 
 

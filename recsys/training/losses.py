@@ -71,34 +71,35 @@ def sampled_softmax(
 
 
 def ranking_loss(
-    logits_BNG: Tensor, liked_B: Tensor | None, log_draws_BN: Tensor, weights: Sequence[float] = (1.0, 1.0)
+    logits_BNG: Tensor, met_BG: Tensor, log_draws_BN: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0)
 ) -> Tensor:
     """Candidate 0 was taken, the others are negatives: listwise on the click goal, and binary for each goal.
 
     Negatives are not drawn evenly, so a logit is compared after subtracting how often its item is drawn. What is left
-    to learn is `log p(next event is this item)` for click, and the same "and it is liked" for like: numbers that mean
-    the same whatever the negatives were, and that can be added with weights.
+    to learn is `log p(next event is this item)` for click, and the same "and it is liked" for like, and so on: numbers
+    that mean the same whatever the negatives were, and that can be added with weights.
 
     Args:
-        logits_BNG: goal 0 is click; goal 1, if there is one, is like.
-        liked_B: 1 where the taken candidate was liked too; None where the data does not say.
+        logits_BNG: goal 0 is click.
+        met_BG: 1 where what was done with the taken candidate meets the goal, else 0.
         log_draws_BN: log of the expected number of draws of each candidate as a negative; infinity leaves a
             candidate out.
-        weights: of the goals.
+        weights: of the goals; one of weight 0 is left out.
     """
     logits_BNG = logits_BNG.float()
     contrast_BN = logits_BNG[..., 0] - log_draws_BN
     listwise_BN = torch.cat([logits_BNG[:, :1, 0], contrast_BN[:, 1:]], 1)
     loss = -listwise_BN.log_softmax(1)[:, 0].mean()
-    loss = weights[0] * (loss + _binary(contrast_BN, torch.ones_like(logits_BNG[:, 0, 0])))
-    if logits_BNG.shape[-1] > 1 and liked_B is not None:
-        loss = loss + weights[1] * _binary(logits_BNG[..., 1] - log_draws_BN, liked_B)
+    loss = weights[0] * (loss + _binary(contrast_BN, met_BG[:, 0]))
+    for goal in range(1, logits_BNG.shape[-1]):
+        if weights[goal]:
+            loss = loss + weights[goal] * _binary(logits_BNG[..., goal] - log_draws_BN, met_BG[:, goal])
     return loss
 
 
 def _binary(contrast_BN: Tensor, label_B: Tensor) -> Tensor:
     """Noise-contrastive estimation: candidate 0 is real with its label, others are noise; summed over candidates."""
-    labels_BN = torch.cat([label_B[:, None], torch.zeros_like(contrast_BN[:, 1:])], 1)
+    labels_BN = torch.cat([label_B[:, None].float(), torch.zeros_like(contrast_BN[:, 1:])], 1)
     counted_BN = contrast_BN.isfinite()
     contrast_BN = contrast_BN.masked_fill(~counted_BN, 0.0)
     loss_BN = F.binary_cross_entropy_with_logits(contrast_BN, labels_BN, reduction="none")

@@ -28,7 +28,7 @@ from recsys.training.examples import Catalogue, Sequences, TrainingBatch, traini
 from recsys.training.metrics import ndcg
 from recsys.training.protocol import Cases
 from recsys.training.scoring import model_ranks, retrieve
-from recsys.training.steps import Popularity, Steps
+from recsys.training.steps import Steps
 from router.router import Router
 from router.shapes import OwnThreshold, RoutingPlan
 
@@ -229,10 +229,7 @@ def _learn(
 ) -> None:
     """The ranking loss, with every gradient but the expert's own held at zero."""
     config = TrainConfig(model=model.config, hard_from=options.candidates, balance="none", seed=options.seed)
-    rows = len(market.catalogue.item_ids) + 1
-    popularity = Popularity.count(torch.from_numpy(sequences.items), rows)
-    router = model.free_router()
-    steps = Steps(model, config, market.catalogue, popularity, router, bool(sequences.liked.any()))
+    steps = Steps.over(sequences, model, config, market.catalogue)
     model.requires_grad_(False)
     blocks = [_block(model, layer) for layer in range(model.config.moe_layers)]
     own = [weight for b in blocks for weight in (b.gate.weight, b.experts.up_ED2H, b.experts.down_EHD)]
@@ -266,7 +263,7 @@ def _balanced(batch: TrainingBatch, is_new_I: Tensor) -> TrainingBatch | None:
         return None
     share = float(new_BL.sum()) / max(1.0, float(others_BL.sum()))
     kept_BL = new_BL | (others_BL & (torch.rand(new_BL.shape) < share))
-    return TrainingBatch(batch.history_BL, batch.kinds_BL, batch.targets_BL * kept_BL, batch.liked_BL)
+    return TrainingBatch(batch.history_BL, batch.kinds_BL, batch.targets_BL * kept_BL, batch.levels_BL)
 
 
 def _bound(model: Recommender, layer: int, expert: int, market: Market, share_max: float) -> None:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recsys.model.config import GOALS
 from recsys.model.encoder import Encoded
 from recsys.model.ranker import MoEBlock, Ranked
 from recsys.model.recommender import Recommender
 from recsys.training.config import TrainConfig
-from recsys.training.examples import Catalogue, TrainingBatch
+from recsys.training.examples import Catalogue, Sequences, TrainingBatch
 from recsys.training.losses import full_softmax, ranking_loss, sampled_softmax
 from recsys.training.self_balance import balance_of
 from router.router import Router
@@ -38,14 +39,32 @@ class Popularity:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """What the steps of a run share."""
+    """What the steps of a run share.
+
+    Attributes:
+        goal_weights: of the config, 0 for goals that no training event meets.
+    """
 
     model: Recommender
     config: TrainConfig
     catalogue: Catalogue
     popularity: Popularity
     router: Router
-    has_likes: bool
+    goal_weights: tuple[float, ...]
+
+    @staticmethod
+    def over(sequences: Sequences, model: Recommender, config: TrainConfig, catalogue: Catalogue) -> Steps:
+        """Steps of training on those events."""
+        highest = int(sequences.levels.max(initial=0))
+        met = [GOALS.index(goal) <= highest for goal in model.config.goals]
+        return Steps(
+            model=model,
+            config=config,
+            catalogue=catalogue,
+            popularity=Popularity.count(torch.from_numpy(sequences.items), len(catalogue.item_ids) + 1),
+            router=model.free_router(),
+            goal_weights=tuple(weight * known for weight, known in zip(config.goal_weights, met, strict=False)),
+        )
 
     def table(self) -> Tensor:
         """Vectors of the whole catalogue, row 0 included."""
@@ -81,9 +100,10 @@ class Steps:
             N = candidates_AN.shape[1]
             candidates_BN = (candidates_AN * real_A[:, None]).view(B, P * N)
             ranked: Ranked = self.model.rank(encoded, candidates_BN, table_ID, self.router, places_BP)
-        liked_A = batch.liked_BL.gather(1, places_BP).reshape(B * P)[real_A] if self.has_likes else None
+        level_G = torch.tensor([GOALS.index(goal) for goal in self.model.config.goals])
+        met_AG = batch.levels_BL.gather(1, places_BP).reshape(B * P, 1)[real_A] >= level_G
         logits_ANG = ranked.logits_BNG.view(B * P, N, -1)
-        loss = ranking_loss(logits_ANG[real_A], liked_A, log_draws_AN[real_A], self.config.goal_weights)
+        loss = ranking_loss(logits_ANG[real_A], met_AG, log_draws_AN[real_A], self.goal_weights)
         if self.model.config.gate == "self":
             if self.config.balance != "none":
                 loss = loss + self.config.balance_weight * balance_of(self.model, self.config.balance_mix)

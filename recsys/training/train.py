@@ -37,7 +37,7 @@ from recsys.training.metrics import ndcg
 from recsys.training.protocol import build_cases, split
 from recsys.training.scoring import model_ranks
 from recsys.training.self_balance import settle_density
-from recsys.training.steps import Popularity, Steps
+from recsys.training.steps import Steps
 from recsys.training.warm_start import item_vectors
 from router.router import Router
 
@@ -113,14 +113,7 @@ class _Run:
             with torch.no_grad():
                 self.model.item_ids.weight += item_vectors(self.sequences, rows, width, config.warm_start_window)
         self.catalogue = catalogue
-        self.steps = Steps(
-            model=self.model,
-            config=config,
-            catalogue=catalogue,
-            popularity=Popularity.count(torch.from_numpy(self.sequences.items), len(vocabulary.items) + 1),
-            router=self.model.free_router(),
-            has_likes=bool(self.sequences.liked.any()),
-        )
+        self.steps = Steps.over(self.sequences, self.model, config, catalogue)
 
     def go(self, resume: bool, console: Console, on_epoch: Callable[[Progress], None] | None) -> Recommender:
         """Both phases, from the start or from where the checkpoint stands."""
@@ -291,7 +284,8 @@ def _take_encoder(model: Recommender, donor: Recommender) -> None:
 def digest(sequences: Sequences) -> str:
     """Names the training events: the same events of the same users, the same name."""
     result = hashlib.sha256("\n".join(sequences.user_ids).encode())
-    for array in (sequences.offsets, sequences.items, sequences.kinds, sequences.liked):
+    liked = (sequences.levels > 0).astype(np.float32)
+    for array in (sequences.offsets, sequences.items, sequences.kinds, liked):
         result.update(array.tobytes())
     return result.hexdigest()
 

@@ -33,6 +33,7 @@ def test_json_and_back_is_equal() -> None:
         ("goals", ()),
         ("goals", ("click", "click")),
         ("goals", ("buy",)),
+        ("goals", ("like", "click")),
     ],
 )
 def test_a_field_out_of_bounds_is_named(field: str, value: object) -> None:

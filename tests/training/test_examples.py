@@ -55,15 +55,15 @@ def test_events_are_grouped_by_user_oldest_first_without_hides(interactions: pl.
     assert sequences.user_ids == ("u1", "u2")
     assert sequences.offsets.tolist() == [0, 2, 6]
     assert [catalogue.item_ids[row - 1] for row in sequences.items] == ["b", "a", "b", "c", "a", "b"]
-    assert sequences.liked.tolist() == [0, 1, 1, 0, 0, 0]
+    assert sequences.levels.tolist() == [0, 2, 1, 0, 0, 0]
     assert sequences.kinds.tolist() == [1, 4, 3, 1, 1, 2]
 
 
-@pytest.mark.parametrize(("value", "liked"), [(5.0, 1.0), (4.0, 1.0), (3.5, 0.0), (None, 0.0)])
-def test_a_high_value_is_a_like(value: float | None, liked: float) -> None:
+@pytest.mark.parametrize(("value", "level"), [(5.0, 2), (4.5, 1), (4.0, 1), (3.5, 0), (None, 0)])
+def test_a_high_value_is_a_like_and_a_higher_one_a_love(value: float | None, level: int) -> None:
     row = {"user_id": "u", "item_id": "a", "kind": "click", "value": value, "ts": 1_700_000_000_000}
     sequences, _ = sequences_of(pl.DataFrame([row], schema=INTERACTIONS))
-    assert sequences.liked.tolist() == [liked]
+    assert sequences.levels.tolist() == [level]
 
 
 def test_an_item_without_a_row_in_the_catalogue_is_new(interactions: pl.DataFrame) -> None:

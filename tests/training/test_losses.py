@@ -66,16 +66,19 @@ def test_ranking_loss_by_hand() -> None:
     click = binary(2, 1) + binary(1, 0)
     liked, not_liked = binary(0.5, 1) + binary(-1, 0), binary(0.5, 0) + binary(-1, 0)
     for label, like in ((1.0, liked), (0.0, not_liked)):
-        loss = ranking_loss(logits_BNG, torch.tensor([label]), log_draws_BN)
+        loss = ranking_loss(logits_BNG, torch.tensor([[1.0, label]]), log_draws_BN)
         assert float(loss) == pytest.approx(listwise + click + like, rel=1e-5)
-    assert float(ranking_loss(logits_BNG, None, log_draws_BN)) == pytest.approx(listwise + click, rel=1e-5)
+    assert float(ranking_loss(logits_BNG, torch.ones(1, 2), log_draws_BN, (1.0, 0.0))) == pytest.approx(
+        listwise + click, rel=1e-5
+    )
 
 
 def test_candidates_left_out_do_not_count() -> None:
     logits_BNG = torch.randn(3, 4, 2, requires_grad=True)
     log_draws_BN = torch.tensor([0.0, -1.0, torch.inf, torch.inf]).expand(3, 4)
-    loss = ranking_loss(logits_BNG, torch.ones(3), log_draws_BN)
-    torch.testing.assert_close(loss, ranking_loss(logits_BNG[:, :2], torch.ones(3), log_draws_BN[:, :2]))
+    met_BG = torch.ones(3, 2)
+    loss = ranking_loss(logits_BNG, met_BG, log_draws_BN)
+    torch.testing.assert_close(loss, ranking_loss(logits_BNG[:, :2], met_BG, log_draws_BN[:, :2]))
     loss.backward()
     assert logits_BNG.grad is not None
     assert logits_BNG.grad.isfinite().all()
@@ -98,6 +101,6 @@ def test_ranking_learns_log_probabilities_whatever_is_drawn() -> None:
         candidates_BN = torch.cat([taken_B[:, None], drawn_BN], 1)
         log_draws_BN = (negatives * draw_I).log()[candidates_BN]
         optimizer.zero_grad()
-        ranking_loss(logit_I[candidates_BN][..., None], None, log_draws_BN).backward()
+        ranking_loss(logit_I[candidates_BN][..., None], torch.ones(512, 1), log_draws_BN).backward()
         optimizer.step()
     torch.testing.assert_close(logit_I.detach().softmax(0), share_I, atol=0.04, rtol=0)
