@@ -115,7 +115,9 @@ def moe(
 @bench.command()
 def redirect_cost(
     dataset: Annotated[Path, typer.Argument(help="Data set folder")],
-    models: Annotated[list[Path], typer.Argument(help="Trained on it; the first is drawn solid, the second dashed")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Trained on it, with any seeds; beside them without redirect-ready training")
+    ],
     policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,expanded_drop,phase,price",
     requests: Annotated[int, typer.Option(min=2, help="Held-out events predicted, calm and in a crowd")] = 2_048,
     threads: Annotated[int, typer.Option(help="Threads; 0 = as many as there are cores")] = 0,
@@ -127,21 +129,23 @@ def redirect_cost(
 
     import torch
 
-    from recsys.bench.redirect_cost import RedirectOptions, plot
+    from recsys.bench.redirect_cost import RedirectOptions, over_seeds, plot
     from recsys.bench.redirect_cost import redirect_cost as run
 
     torch.set_num_threads(threads or os.cpu_count() or 1)
     options = RedirectOptions(policies=tuple(policies.split(",")), requests=requests)
-    by_model = {model.name: run(model, dataset, options, Console(stderr=True)) for model in models}
-    rows = [{"folder": name, **row} for name, found in by_model.items() for row in found]
-    shown = [row for row in rows if row["capacity_factor"] in (0.0, 0.5, 1.0)]
-    columns = ("folder", "traffic", "policy", "capacity_factor", "lost_percent", "lost_error", "score_kept")
-    table = Table(*columns, title="redirect cost")
-    for row in shown:
-        table.add_row(*(str(row[column]) for column in columns))
+    rows = [
+        {"folder": model.name, **row} for model in models for row in run(model, dataset, options, Console(stderr=True))
+    ]
+    means = over_seeds(rows)
+    columns = [name for name in means[0] if name not in ("ndcg_10", "redirected", "demand_max_over_mean")]
+    table = Table(*columns, title="redirect cost, mean over models")
+    for row in means:
+        if row["capacity_factor"] in (0.0, 0.5, 1.0):
+            table.add_row(*(str(row[column]) for column in columns))
     Console().print(table)
     add_to_csv(rows, out, replace=True)
-    plot(by_model, image)
+    plot(means, image)
 
 
 @bench.command()

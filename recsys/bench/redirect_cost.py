@@ -35,6 +35,16 @@ COLOURS = {
     "phase": "#edae49",
     "price": "#d1495b",
 }
+_GROUP = ("redirect_ready", "traffic", "policy", "capacity_factor")
+_MEANS = (
+    "slots_per_token",
+    "ndcg_10",
+    "lost_percent",
+    "lost_error",
+    "score_kept",
+    "redirected",
+    "demand_max_over_mean",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +128,8 @@ def redirect_cost(
     Returns:
         One row per traffic (calm, crowd), policy and capacity factor: `ndcg_10`; `lost_percent` of what the model
         reaches without limits on the same requests, with its standard error `lost_error`; `score_kept` of the gates;
-        `slots_per_token` in use; share `redirected`; and `demand_max_over_mean`, the load that plain top-k would put
-        on the fullest expert.
+        `slots_per_token` in use; share `redirected`; `demand_max_over_mean`, the load that plain top-k would put on
+        the fullest expert; and `redirect_ready`, whether training disturbed the gates.
 
     Raises:
         InputError: as `evaluate`.
@@ -155,22 +165,46 @@ def traffics(kept: KeptOut, options: RedirectOptions) -> dict[str, list[Ints]]:
     }
 
 
-def plot(rows_by_model: dict[str, list[Row]], out: Path) -> None:
-    """NDCG@10 lost above gate score kept, over slots per token; the second model dashed."""
+def over_seeds(rows: list[Row]) -> list[Row]:
+    """Models that differ in their seed alone as one: means, and of `lost_percent` the lowest and the highest too."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[name] for name in _GROUP), []).append(row)
+    return [
+        dict(zip(_GROUP, key, strict=True))
+        | {name: round(float(np.mean([row[name] for row in group])), 4) for name in _MEANS}
+        | {"lost_lowest": min(row["lost_percent"] for row in group)}
+        | {"lost_highest": max(row["lost_percent"] for row in group), "models": len(group)}
+        for key, group in groups.items()
+    ]
+
+
+def plot(rows: list[Row], out: Path) -> None:
+    """NDCG@10 lost above gate score kept, over slots per token, for rows of `over_seeds`.
+
+    Models that were not trained for redirects are dashed; from the lowest to the highest model is shaded.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 6.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2, sharex=True, sharey="row")
-    for (name, rows), style in zip(rows_by_model.items(), ("-", "--", ":"), strict=False):
+    for ready, style in ((True, "-"), (False, "--")):
         for column, traffic in enumerate(("calm", "crowd")):
-            for policy in dict.fromkeys(row["policy"] for row in rows if row["capacity_factor"]):
-                line = [row for row in rows if row["policy"] == policy and row["traffic"] == traffic]
+            drawn = [
+                r for r in rows if (r["redirect_ready"], r["traffic"]) == (ready, traffic) and r["capacity_factor"]
+            ]
+            for policy in dict.fromkeys(row["policy"] for row in drawn):
+                line = [row for row in drawn if row["policy"] == policy]
                 x = [row["capacity_factor"] for row in line]
-                look = {"color": COLOURS.get(policy), "linestyle": style, "marker": ".", "label": f"{policy}, {name}"}
+                label = policy if ready else f"{policy}, not trained for it"
+                look = {"color": COLOURS.get(policy), "linestyle": style, "marker": ".", "label": label}
                 axes[0][column].plot(x, [row["lost_percent"] for row in line], **look)
                 axes[1][column].plot(x, [100 * row["score_kept"] for row in line], **look)
+                if ready:
+                    low, high = ([row[name] for row in line] for name in ("lost_lowest", "lost_highest"))
+                    axes[0][column].fill_between(x, low, high, color=COLOURS.get(policy), alpha=0.12, linewidth=0)
     for column, traffic in enumerate(("calm", "crowd")):
         axes[0][column].set_title(traffic)
         axes[0][column].set_ylim(-1.5, 5.0)
@@ -217,6 +251,7 @@ def _row(model: Recommender, traffic: str, policy: str, factor: float, arm: _Arm
     percent = 100 / max(1e-9, float(base_gain.mean()))
     return {
         "model": model.version,
+        "redirect_ready": bool(model.config.gate_noise or model.config.expert_dropout),
         "traffic": traffic,
         "policy": policy,
         "capacity_factor": factor,

@@ -43,12 +43,11 @@ def goal_aucs(kept: KeptOut, *, most: int = 4_000) -> Mapping[str, float]:
     logits_CNG, real_CN, level_C = _scores(kept, most)
     target_CG, others = logits_CNG[:, 0], real_CN[:, 1:]
     found = {"click": _within(target_CG[:, 0], logits_CNG[:, 1:, 0], others)}
-    weighted = kept.config.goal_weights[0] > 0  # without the click goal there is nothing to compare a like with
     for column, goal in enumerate(kept.model.config.goals[1:], 1):
         met_C = level_C >= GOALS.index(goal)
         if bool(met_C.any()):
             found[goal] = _within(target_CG[met_C, column], logits_CNG[met_C, 1:, column], others[met_C])
-            surplus_C = target_CG[:, column] - target_CG[:, 0] if weighted else target_CG[:, column]
+            surplus_C = target_CG[:, column] - target_CG[:, 0]
             found[f"{goal}_if_taken"] = auc(surplus_C[met_C], surplus_C[~met_C])
     return found
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _TINY = torch.finfo(torch.float32).tiny
+_SURE = -0.05  # log of the highest probability: beyond it a wrong label would cost without bound
 CHUNK = 512  # rows of logits alive at once: in bfloat16 they stay in the cache between the passes over them
 
 
@@ -75,6 +76,8 @@ def ranking_loss(
 ) -> Tensor:
     """Candidate 0 was taken, the others are negatives: listwise on the click goal, and binary for each goal.
 
+    The other goals are learnt a second time among what was taken, where negatives do not drown what is liked.
+
     Negatives are not drawn evenly, so a logit is compared after subtracting how often its item is drawn. What is left
     to learn is `log p(next event is this item)` for click, and the same "and it is liked" for like, and so on: numbers
     that mean the same whatever the negatives were, and that can be added with weights.
@@ -91,9 +94,12 @@ def ranking_loss(
     listwise_BN = torch.cat([logits_BNG[:, :1, 0], contrast_BN[:, 1:]], 1)
     loss = -listwise_BN.log_softmax(1)[:, 0].mean()
     loss = weights[0] * (loss + _binary(contrast_BN, met_BG[:, 0]))
+    taken_BG = logits_BNG[:, 0]
     for goal in range(1, logits_BNG.shape[-1]):
         if weights[goal]:
-            loss = loss + weights[goal] * _binary(logits_BNG[..., goal] - log_draws_BN, met_BG[:, goal])
+            noise = _binary(logits_BNG[..., goal] - log_draws_BN, met_BG[:, goal])
+            given = _conditional(taken_BG[:, goal] - taken_BG[:, 0].detach(), met_BG[:, goal])
+            loss = loss + weights[goal] * (noise + given)
     return loss
 
 
@@ -104,3 +110,10 @@ def _binary(contrast_BN: Tensor, label_B: Tensor) -> Tensor:
     contrast_BN = contrast_BN.masked_fill(~counted_BN, 0.0)
     loss_BN = F.binary_cross_entropy_with_logits(contrast_BN, labels_BN, reduction="none")
     return (loss_BN * counted_BN).sum(1).mean()
+
+
+def _conditional(log_p_B: Tensor, label_B: Tensor) -> Tensor:
+    """Cross entropy of `exp(log_p)`, the probability that the goal is met if the item is taken."""
+    below_B = log_p_B.clamp(max=_SURE)
+    loss_B = torch.where(label_B.bool(), -below_B, -torch.log1p(-below_B.exp()))
+    return (loss_B + (log_p_B - below_B)).mean()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from recsys.bench.redirect_cost import RedirectOptions, plot, redirect_cost, traffics
+from recsys.bench.redirect_cost import RedirectOptions, over_seeds, plot, redirect_cost, traffics
 from recsys.training.config import TrainConfig
 from recsys.training.evaluate import Row, kept_out
 from recsys.training.train import train
@@ -78,6 +78,16 @@ def test_the_command_writes_rows_and_a_picture(
     assert (tmp_path / "r.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_picture_of_two_models(rows: list[Row], tmp_path: Path) -> None:
-    plot({"ready": rows, "not ready": rows}, tmp_path / "two.png")
+def test_seeds_become_one_row(rows: list[Row]) -> None:
+    other = [row | {"lost_percent": row["lost_percent"] + 1} for row in rows]
+    unready = [row | {"redirect_ready": False} for row in rows]
+    for row, mean in zip([*rows, *unready], over_seeds([*rows, *other, *unready]), strict=True):
+        shift = 0.5 if row["redirect_ready"] else 0.0
+        assert mean["lost_percent"] == pytest.approx(row["lost_percent"] + shift, abs=1e-4)
+        assert mean["lost_highest"] - mean["lost_lowest"] == pytest.approx(2 * shift)
+        assert mean["models"] == 1 + row["redirect_ready"]
+
+
+def test_a_picture_of_two_ways_of_training(rows: list[Row], tmp_path: Path) -> None:
+    plot(over_seeds([*rows, *(row | {"redirect_ready": False} for row in rows)]), tmp_path / "two.png")
     assert (tmp_path / "two.png").stat().st_size > 10_000

@@ -65,6 +65,8 @@ def test_ranking_loss_by_hand() -> None:
     listwise = math.log(math.exp(2) + math.exp(1)) - 2
     click = binary(2, 1) + binary(1, 0)
     liked, not_liked = binary(0.5, 1) + binary(-1, 0), binary(0.5, 0) + binary(-1, 0)
+    given = 1.5  # a like is e^-1.5 times as likely as a click
+    liked, not_liked = liked + given, not_liked - math.log(1 - math.exp(-given))
     for label, like in ((1.0, liked), (0.0, not_liked)):
         loss = ranking_loss(logits_BNG, torch.tensor([[1.0, label]]), log_draws_BN)
         assert float(loss) == pytest.approx(listwise + click + like, rel=1e-5)
