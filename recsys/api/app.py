@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from recsys.api.rate_limit import RateLimit, TokenBuckets
 from recsys.api.recent import RecentQueries
 from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, traffic, users
 from recsys.api.tastes import Tastes
+from recsys.collector import collect_seldom
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
 from recsys.state.client import async_client
@@ -108,8 +108,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             recent=RecentQueries(),
             metrics=measured,
         )
-        gc.collect()
-        gc.freeze()  # what is there now stays: keep the collector off it
+        collect_seldom()
         try:
             yield
         finally:

@@ -2,8 +2,9 @@
 
 What waits in sockets for a busy event loop is a queue that nobody counts: deadlines start only when a request is read.
 So three things are measured here: how late the loop is, (by Little's law) what one more request in flight costs, and
-how many may be in flight before an engine refuses one: a little more after each answer, a little less after a
-refusal (additive increase, multiplicative decrease: Chiu & Jain 1989). What is refused here costs no hop.
+how many may be in flight before an engine refuses one or the loop falls behind: a little more after each answer, a
+little less after a refusal (additive increase, multiplicative decrease: Chiu & Jain 1989). What is refused here costs
+no hop.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator
 
 TICK_S = 0.01
+LATE_MAX_S = 0.01  # a loop that stays later than this has more to do than it can
+STANDING = 3  # ticks that lateness must last to count: a pause passes, a crowd stands
 FORGET = 0.05
-LESS = 0.97  # of what is in flight may be, after an engine refused
-LESS_EVERY_S = 0.05  # refusals of one moment count once
+MORE = 0.5  # per answer, over what may be in flight
+LESS = 0.95  # of what is in flight may be, after an engine refused
+LESS_EVERY_S = 0.01  # refusals of one moment count once
 
 
 class Visit:
@@ -41,7 +46,7 @@ class Congestion:
         self._most = float("inf")
         self._lessened_s = 0.0
         self._per_request_s = 0.0
-        self._late_s = 0.0
+        self._late_s: deque[float] = deque([0.0] * STANDING, maxlen=STANDING)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -57,7 +62,7 @@ class Congestion:
     @property
     def wait_s(self) -> float:
         """Expected time until a request that is read now is answered."""
-        return self._late_s + (self._in_flight + 1) * self._per_request_s
+        return min(self._late_s) + (self._in_flight + 1) * self._per_request_s
 
     def admits(self, budget_s: float) -> bool:
         """Whether a request with that much time has a chance."""
@@ -76,7 +81,7 @@ class Congestion:
                 self._lessen(now)
             else:
                 self._per_request_s += FORGET * ((now - began) / ahead - self._per_request_s)
-                self._most += 1 / self._most
+                self._most += MORE / self._most
             self._in_flight -= 1
 
     def _lessen(self, now: float) -> None:
@@ -88,5 +93,6 @@ class Congestion:
         while True:
             began = time.monotonic()
             await asyncio.sleep(TICK_S)
-            late_s = time.monotonic() - began - TICK_S
-            self._late_s += (0.5 if late_s > self._late_s else 0.1) * (late_s - self._late_s)
+            self._late_s.append(time.monotonic() - began - TICK_S)
+            if min(self._late_s) > LATE_MAX_S:
+                self._lessen(time.monotonic())

@@ -1,7 +1,10 @@
 """How long a request may wait, how many go into one micro-batch, and which rung of the ladder that means.
 
 Deadlines alone would let the queue grow until each answer is as late as it may be. So the delay that is allowed is a
-setting of its own, far below the deadlines: enough that the device never idles, and no more. Pure: time is an argument.
+setting of its own, far below the deadlines, and it is for bursts that pass: a queue that stands makes every answer late
+and gives no more of them (Nichols & Jacobson, "Controlling Queue Delay", 2012), so in a crowd no more waits than the
+next micro-batch can take, and that is no larger than it takes to answer as many as at full effort.
+Pure: time is an argument.
 """
 
 from __future__ import annotations
@@ -13,9 +16,12 @@ from recsys.engine.service_time import ServiceTime
 
 STEPS_ALLOWED = 6  # steps of one request that may always be waited for, so that a slow device can work at all
 STANDING = 3  # micro-batches that a delay must last to count: a pause of the machine passes, a crowd stands
+CROWDED_FROM = 0.25  # pressure from which no more may wait than goes into one micro-batch
+STANDING_S = 0.1  # time that refusals must last to count
+AGAIN_S = 0.25  # refusals closer to each other than this are one row of them
 DEARER = 0.97  # a rung must cost less than this share of the one below, or it is passed over on this machine
 PROBE = 50  # micro-batches after which a rung that is passed over is tried again
-BATCHES_AHEAD = 3  # micro-batches that may wait under pressure: more add delay, and no answers
+SURPLUS = 1.2  # answers per second of a rung that economises, over those at full effort: the rest of its gain is speed
 BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so that they are refused first
 
 
@@ -35,14 +41,17 @@ class Pace:
         self._ladder = Ladder()
         self._times = [ServiceTime(batch_max) for _ in RUNGS]  # what a step takes depends on the effort
         self._height = 0
+        self._batch = batch_max
+        self._pressure = 0.0
         self._begun = 0
         self._busy_until_s = 0.0
         self._recent: deque[float] = deque([0.0] * STANDING, maxlen=STANDING)
+        self._refused_s = (float("-inf"), float("-inf"))  # the first and the last of the newest row of refusals
 
     @property
     def pressure(self) -> float:
-        """Delay in the queue / delay allowed, the least of the last few micro-batches."""
-        return min(self._recent)
+        """Delay in the queue / delay allowed, the least of the last few micro-batches; 1 while refusals stand."""
+        return self._pressure
 
     @property
     def height(self) -> int:
@@ -56,8 +65,8 @@ class Pace:
 
     @property
     def batch(self) -> int:
-        """Most requests in the next micro-batch: one waits for the step under way, and then for its own."""
-        return self._time.largest(self.allowed_s / 2) if self._time.step_s(1) else self._batch_max
+        """Most requests in the next micro-batch."""
+        return self._batch
 
     def step_s(self, requests: int) -> float:
         """Expected seconds of a micro-batch."""
@@ -65,17 +74,19 @@ class Pace:
 
     def wait_s(self, ahead: int, now_s: float) -> float:
         """Expected seconds until a request behind `ahead` others is answered."""
-        return max(0.0, self._busy_until_s - now_s) + self._time.wait_s(ahead + 1, self.batch)
+        return max(0.0, self._busy_until_s - now_s) + self._time.wait_s(ahead + 1, self._batch)
 
     def admits(self, ahead: int, left_s: float, now_s: float, *, interactive: bool = True) -> bool:
         """Whether a request with that much time left may wait. An idle engine always tries, or a bad estimate of what
         a step takes would stay for ever."""
         if not ahead and now_s >= self._busy_until_s:
             return True
-        if self._height and ahead >= BATCHES_AHEAD * self.batch:
+        wait_s, allowed_s = self.wait_s(ahead, now_s), self.allowed_s
+        if wait_s > allowed_s or (self._pressure >= CROWDED_FROM and ahead >= self._batch):
+            first_s, last_s = self._refused_s
+            self._refused_s = (first_s if now_s - last_s <= AGAIN_S else now_s, now_s)
             return False
-        allowed_s = self.allowed_s * (1.0 if interactive else BATCH_SHARE)
-        return self.wait_s(ahead, now_s) <= min(left_s, allowed_s)
+        return wait_s <= min(left_s, allowed_s * (1.0 if interactive else BATCH_SHARE))
 
     def begin(self, requests: int, *, waited_s: float, behind: int, bounded: bool, now_s: float) -> None:
         """A micro-batch starts.
@@ -86,11 +97,22 @@ class Pace:
             behind: requests that stay in the queue.
             bounded: whether its policy can do with fewer slots than asked for.
         """
-        self._recent.append((waited_s + self._time.wait_s(behind, self.batch)) / self.allowed_s)
-        if self._follows:
-            self._ladder = self._ladder.update(self.pressure, now_s=now_s)
+        delay = (waited_s + self._time.wait_s(behind, self._batch)) / self.allowed_s
+        self._feel(max(delay, float(self._refusals_stand(now_s))), now_s)
         self._height = self._worth(self._ladder.height_for(bounded=bounded))
+        self._batch = self._largest()
         self._busy_until_s = now_s + self._time.step_s(requests)
+
+    def _feel(self, pressure: float, now_s: float) -> None:
+        self._recent.append(pressure)
+        self._pressure = min(self._recent)
+        if self._follows:
+            self._ladder = self._ladder.update(self._pressure, now_s=now_s)
+
+    def _refusals_stand(self, now_s: float) -> bool:
+        """Whether some were refused for a while and until now: a short queue hides how many want to be in it."""
+        first_s, last_s = self._refused_s
+        return now_s - last_s <= AGAIN_S and last_s - first_s >= STANDING_S
 
     def _worth(self, height: int) -> int:
         """The height, or a lower one of those that economise or redirect, if it is as cheap."""
@@ -107,17 +129,28 @@ class Pace:
         """It took that long."""
         self._busy_until_s = 0.0
         self._time.observe(requests, seconds)
+        self._batch = self._largest()
 
     def idle(self, now_s: float) -> None:
         """Nothing to do for a while."""
-        self._recent.append(0.0)
-        if self._follows:
-            self._ladder = self._ladder.update(self.pressure, now_s=now_s)
+        self._feel(0.0, now_s)
         self._height = min(self._height, self._ladder.height)
+        self._batch = self._largest()
 
     def learn(self, height: int, requests: int, seconds: float) -> None:
         """What a step at a height of the ladder took, while warming up."""
         self._times[height].observe(requests, seconds)
+        self._batch = self._largest()
+
+    def _largest(self) -> int:
+        """One waits for the step under way and then for its own, so a step may take half of what is allowed. A rung
+        that economises needs no more than answers some more requests per second than full effort can."""
+        time, full = self._time, self._times[0]
+        most = time.largest(self.allowed_s / 2)
+        if not RUNGS[self._height].economises or not full.step_s(1):
+            return most
+        whole = full.largest(self.allowed_s / 2)
+        return time.smallest(SURPLUS * whole / full.step_s(whole), most)
 
     @property
     def _time(self) -> ServiceTime:

@@ -27,6 +27,11 @@ class Rung:
     fewer_candidates: bool = False
     fewer_slots: bool = False
 
+    @property
+    def economises(self) -> bool:
+        """Whether answers cost less there than at full effort."""
+        return self.step == "economise"
+
 
 RUNGS = (
     Rung("calm", 0.0, 0.0),

@@ -7,7 +7,6 @@ load snapshots, follows the catalogue and the wanted routing policy, and may los
 
 from __future__ import annotations
 
-import gc
 import os
 import socket
 import sys
@@ -24,6 +23,7 @@ import torch
 import zmq
 from prometheus_client import start_http_server
 
+from recsys.collector import collect_seldom
 from recsys.config import Settings
 from recsys.engine.admission import AdmissionQueue, Ticket
 from recsys.engine.catalogue import Catalogue
@@ -140,8 +140,7 @@ class Engine:
         catalogue = Catalogue(list(items.values()), served.model)
         if served.catalogue is None:
             served.warm_up(catalogue, self._wanted.policy, self._efforts(), self._pace.learn)
-            gc.collect()
-            gc.freeze()  # the model and its tables never become garbage: keep the collector off them
+            collect_seldom()
         self._swap(catalogue)
 
     def change_catalogue(self, change: CatalogueChange) -> None:

@@ -48,6 +48,12 @@ class ServiceTime:
         table = self._seconds
         return max((n for n in range(1, self._most + 1) if table[n] <= within_s), default=1)
 
+    def smallest(self, rate: float, most: int) -> int:
+        """Fewest requests whose steps answer `rate` requests per second one after the other; `most` if none up to
+        `most` do."""
+        table = self._seconds
+        return next((n for n in range(1, most) if n >= rate * table[n]), most)
+
     def _table(self) -> list[float]:
         points = [(0.0, 0.0), *(self._point(size) for size in sorted(self._means))]
         table, at = [0.0], 1

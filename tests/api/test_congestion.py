@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import time
 
-from recsys.api.congestion import TICK_S, Congestion
+import pytest
+
+from recsys.api.congestion import LATE_MAX_S, STANDING, TICK_S, Congestion
 
 
 def test_everything_is_let_in_before_anything_is_known() -> None:
@@ -45,23 +47,23 @@ def test_refusals_of_an_engine_bound_what_is_in_flight_and_answers_widen_it() ->
         assert congestion.admits(1e9)
 
 
-def test_a_late_loop_is_noticed_and_forgotten() -> None:
-    async def run() -> tuple[float, float]:
-        congestion = Congestion(free=0)
+def test_a_loop_that_stays_late_lets_less_in_and_one_that_paused_does_not() -> None:
+    async def run(pauses: int) -> tuple[float, bool]:
+        congestion = Congestion(free=1)
         congestion.start()
-        await asyncio.sleep(2 * TICK_S)
-        time.sleep(0.2)  # noqa: ASYNC251 - what must not happen to a loop
-        await asyncio.sleep(0)
         await asyncio.sleep(TICK_S)
-        late_s = congestion.wait_s
-        for _ in range(500):
-            await asyncio.sleep(TICK_S)
-            if congestion.wait_s < late_s / 2:
-                break
-        after_s = congestion.wait_s
-        await congestion.close()
-        return late_s, after_s
+        with contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(congestion.request())
+            for _ in range(pauses):
+                time.sleep(10 * TICK_S)  # noqa: ASYNC251 - what must not happen to a loop
+                for _ in range(3):
+                    await asyncio.sleep(0)
+            found = congestion.wait_s, congestion.admits(1e9)
+            await congestion.close()
+        return found
 
-    late_s, after_s = asyncio.run(run())
-    assert late_s > 0.05
-    assert after_s < late_s / 2
+    late_s, admitted = asyncio.run(run(2 * STANDING))
+    assert late_s > LATE_MAX_S
+    assert not admitted
+    assert asyncio.run(run(1)) == (pytest.approx(0, abs=LATE_MAX_S), True)

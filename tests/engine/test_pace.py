@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.engine.pace import PROBE, STANDING, Pace
+from recsys.engine.pace import PROBE, STANDING, STANDING_S, SURPLUS, Pace
 
 SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -41,16 +41,49 @@ def test_what_cannot_be_answered_within_the_allowed_delay_is_refused() -> None:
     assert not busy.admits(5, 0.02, 0.0)  # its own time is shorter
 
 
-def test_under_pressure_no_more_waits_than_keeps_the_device_busy() -> None:
-    pressed = crowd(Pace(wait_max_s=0.05, batch_max=8, ladder=True))
-    calm = Pace(wait_max_s=0.05, batch_max=8, ladder=True)
-    calm.begin(8, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
+def test_in_a_crowd_no_more_wait_than_the_next_batch_takes() -> None:
+    pressed, calm = (Pace(wait_max_s=0.05, batch_max=8, ladder=False) for _ in range(2))
     for engine in (pressed, calm):
-        for height in range(4):
-            engine.learn(height, 8, 0.004)
+        for requests in (1, 8):
+            engine.learn(0, requests, 0.004)
+    crowd(pressed)
+    calm.begin(8, waited_s=0.0, behind=0, bounded=True, now_s=0.0)
     assert calm.admits(40, 1.0, 0.0)
-    assert not pressed.admits(24, 1.0, 0.1)
-    assert pressed.admits(23, 1.0, 0.1)
+    assert not pressed.admits(8, 1.0, 0.1)
+    assert pressed.admits(7, 1.0, 0.1)
+
+
+def test_refusals_that_stand_are_pressure_and_keep_the_ladder_up_until_they_end() -> None:
+    engine = pace()
+
+    def refuse_until(until_s: float, from_s: float) -> float:
+        now_s = from_s
+        while now_s < until_s:
+            engine.begin(1, waited_s=0.0, behind=0, bounded=True, now_s=now_s)
+            assert not engine.admits(200, 1.0, now_s)
+            now_s += 0.01
+        return now_s
+
+    now_s = refuse_until(STANDING_S, 0.0)
+    assert engine.pressure == 0  # not yet: as long as a pause may last
+    now_s = refuse_until(2 * STANDING_S, now_s)
+    assert (engine.pressure, engine.height) == (1, 3)
+    now_s = refuse_until(2.0, now_s)
+    assert engine.height == 3
+    for _ in range(300):
+        now_s += 0.01
+        engine.begin(1, waited_s=0.0, behind=0, bounded=True, now_s=now_s)
+    assert (engine.pressure, engine.height) == (0, 0)
+
+
+def test_a_caller_with_too_little_time_and_a_batch_request_say_nothing_about_a_crowd() -> None:
+    engine = pace()
+    for step in range(100):
+        now_s = 0.01 * step
+        engine.begin(1, waited_s=0.0, behind=0, bounded=True, now_s=now_s)
+        assert not engine.admits(5, 0.001, now_s)
+        assert not engine.admits(25, 1.0, now_s, interactive=False)
+    assert engine.pressure == 0
 
 
 def test_batch_requests_are_refused_first() -> None:
@@ -101,8 +134,17 @@ def test_without_the_ladder_pressure_changes_nothing() -> None:
 def test_each_height_has_its_own_times() -> None:
     calm, pressed = pace(), crowd(pace())
     assert pressed.step_s(8) == pytest.approx(0.5 * calm.step_s(8))
-    assert pressed.batch > calm.batch
     assert crowd(pace(), bounded=False).height == 2
+
+
+def test_a_rung_that_economises_answers_some_more_than_full_effort_and_those_sooner() -> None:
+    engine = crowd(pace(costs=(1.0, 1.0, 0.7, 1.5)))
+    whole = pace().batch
+    full_rate = whole / pace().step_s(whole)
+    assert engine.batch / engine.step_s(engine.batch) >= SURPLUS * full_rate
+    assert engine.batch < whole
+    assert (engine.batch - 1) / engine.step_s(engine.batch - 1) < SURPLUS * full_rate
+    assert crowd(pace(costs=(1.0, 1.0, 0.96, 1.5))).batch == pace(costs=(0.96,)).batch, "no gain to share"
 
 
 def test_a_rung_that_saves_no_time_here_is_passed_over_and_tried_again_now_and_then() -> None:
