@@ -1,17 +1,20 @@
 """What the API and the engines say to each other over ZeroMQ, and the load snapshot that engines publish.
 
-API (DEALER) and engine (ROUTER) exchange one msgpack frame per message. Times left are relative milliseconds,
-so the two need no common clock. Every `RankRequest` gets exactly one `RankReply`: answered, refused or expired.
+API (DEALER) and engine (ROUTER) exchange bundles: a frame is one msgpack list of messages, because a frame costs more
+than what is in it. Times left are relative milliseconds, so the two need no common clock. Every `RankRequest` gets
+exactly one `RankReply`: answered, refused or expired.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
 Status = Literal["ok", "refused", "expired", "invalid", "failed"]
+BUNDLE_MAX = 64  # messages in one frame
 
 
 class Filters(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -67,12 +70,14 @@ class ExpertUse(msgspec.Struct, frozen=True):
     redirected_to: tuple[int, ...] = ()
 
 
-class RankReply(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t", tag="reply"):
-    """The one answer to one `RankRequest`."""
+class RankReply(msgspec.Struct, omit_defaults=True, tag_field="t", tag="reply"):
+    """The one answer to one `RankRequest`. `scores`, and a list for each goal, run beside `item_ids`, best first."""
 
     id: str
     status: Status
-    items: tuple[ScoredItem, ...] = ()
+    item_ids: list[str] = []
+    scores: list[float] = []
+    goals: dict[str, list[float]] = {}
     model_version: str = ""
     policy: str = ""
     step: str = "calm"
@@ -87,6 +92,16 @@ class RankReply(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t", 
     error: str = ""
     retry_after_s: float = 0.0
     elsewhere: bool = False  # refused because this engine starts or stops: another one may answer
+
+    @property
+    def items(self) -> tuple[ScoredItem, ...]:
+        """The same, item by item."""
+        names = tuple(self.goals)
+        each = zip(*self.goals.values(), strict=True) if names else [()] * len(self.item_ids)
+        return tuple(
+            ScoredItem(item_id, score, dict(zip(names, goals, strict=True)))
+            for item_id, score, goals in zip(self.item_ids, self.scores, each, strict=True)
+        )
 
 
 class Similar(msgspec.Struct, frozen=True, tag_field="t", tag="similar"):
@@ -181,15 +196,51 @@ class EngineModels(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-_encoder = msgspec.msgpack.Encoder()
+encode = msgspec.msgpack.Encoder().encode  # a bundle: a list of messages
 
 
-def encode(message: Any) -> bytes:
-    """Any message of this module as msgpack."""
-    return _encoder.encode(message)
+def bundles(messages: Sequence[ToEngine | FromEngine]) -> Iterator[bytes]:
+    """Messages in order as frames of at most `BUNDLE_MAX`."""
+    for first in range(0, len(messages), BUNDLE_MAX):
+        yield encode(messages[first : first + BUNDLE_MAX])
 
 
-decode_to_engine = msgspec.msgpack.Decoder(ToEngine).decode
-decode_from_engine = msgspec.msgpack.Decoder(FromEngine).decode
+def _reader(kind: Any) -> Callable[[bytes], tuple[list[Any], list[str]]]:
+    whole = msgspec.msgpack.Decoder(list[kind]).decode
+    parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
+    single = msgspec.msgpack.Decoder(kind).decode
+
+    def read(frame: bytes) -> tuple[list[Any], list[str]]:
+        try:
+            return whole(frame), []
+        except Exception:  # whatever a stranger sends: msgspec, Unicode, recursion
+            found, errors = [], []
+        try:
+            raws = parts(frame)
+        except Exception as error:
+            return [], [str(error)]
+        for raw in raws:  # one wrong message does not take the others with it
+            try:
+                found.append(single(raw))
+            except Exception as error:
+                errors.append(str(error))
+        return found, errors
+
+    return read
+
+
+_read_to_engine, _read_from_engine = _reader(ToEngine), _reader(FromEngine)
+
+
+def decode_to_engine(frame: bytes) -> tuple[list[ToEngine], list[str]]:
+    """Messages of a bundle in order, and what is wrong with those that cannot be read."""
+    return _read_to_engine(frame)
+
+
+def decode_from_engine(frame: bytes) -> tuple[list[FromEngine], list[str]]:
+    """Messages of a bundle in order, and what is wrong with those that cannot be read."""
+    return _read_from_engine(frame)
+
+
 encode_snapshot = msgspec.json.Encoder().encode
 decode_snapshot = msgspec.json.Decoder(LoadSnapshot).decode

@@ -18,14 +18,14 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from recsys.errors import OverloadedError, RecsysError
-from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, decode_from_engine, encode
+from recsys.wire import Ping, Pong, RankReply, RankRequest, Similar, ToEngine, bundles, decode_from_engine
 
 log = structlog.get_logger(__name__)
 
 PING_EVERY_S = 0.25
 SILENT_AFTER_S = 2.0
 _READABLE = int(zmq.POLLIN)
-_AT_ONCE = 256  # messages read before the event loop goes on with other work
+_AT_ONCE = 16  # bundles read before the event loop goes on with other work
 
 
 class EngineLostError(RecsysError):
@@ -46,7 +46,7 @@ class EngineClient:
         self._pending: dict[str, asyncio.Future[RankReply]] = {}
         self._connected = False
         self._looking = False
-        self._outgoing: list[bytes] = []
+        self._outgoing: list[ToEngine] = []
         self._pong: Pong | None = None
         self._heard_s = -1e9
 
@@ -123,18 +123,18 @@ class EngineClient:
             in_time.cancel()
             self._pending.pop(question.id, None)
 
-    def _send(self, message: RankRequest | Similar | Ping) -> None:
-        """Send with what else this turn of the loop sends: waking the socket's thread costs more than a message."""
+    def _send(self, message: ToEngine) -> None:
+        """Send with what else this turn of the loop sends, as one bundle."""
         if not self._outgoing:
             self._loop.call_soon(self._flush)
-        self._outgoing.append(encode(message))
+        self._outgoing.append(message)
 
     def _flush(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
         if self._socket.closed:
             return
         try:
-            for frame in outgoing:
+            for frame in bundles(outgoing):
                 self._socket.send(frame, zmq.DONTWAIT)
         except zmq.Again:  # the connection is lost, and with it whatever was on its way
             self._fail_pending("no engine")
@@ -153,12 +153,15 @@ class EngineClient:
         for _ in range(_AT_ONCE):
             if not int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE:
                 return
-            message = decode_from_engine(self._socket.recv())
+            messages, errors = decode_from_engine(self._socket.recv())
+            for error in errors:
+                log.warning("bad_reply", error=error[:200])
             self._heard_s = time.monotonic()
-            if isinstance(message, Pong):
-                self._pong = message
-            elif (future := self._pending.get(message.id)) and not future.done():
-                future.set_result(message)
+            for message in messages:
+                if isinstance(message, Pong):
+                    self._pong = message
+                elif (future := self._pending.get(message.id)) and not future.done():
+                    future.set_result(message)
         self._listen_soon()
 
     def _watch(self) -> None:

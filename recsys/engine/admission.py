@@ -36,14 +36,14 @@ class Ticket:
 
 
 class AdmissionQueue:
-    """Bounded two-lane queue; `offer` from the I/O thread, `take` from the compute thread."""
+    """Bounded two-lane queue; `offer` from any thread, `take` from one."""
 
     def __init__(self, longest: int) -> None:
         if longest < 1:
             raise ValueError(f"longest: {longest}, must be at least 1")
         self._longest = longest
         self._lanes: tuple[deque[Ticket], deque[Ticket]] = (deque(), deque())
-        self._ready = threading.Condition()
+        self._lock = threading.Lock()
         self._closed = False
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class AdmissionQueue:
 
     def offer(self, ticket: Ticket) -> Ticket | None:
         """Queue a ticket. Returns the ticket that has to be refused instead: this one, an evicted one, or none."""
-        with self._ready:
+        with self._lock:
             if self._closed:
                 return ticket
             evicted = None
@@ -64,7 +64,6 @@ class AdmissionQueue:
                     return ticket
                 evicted = self._lanes[1].pop()
             self._lanes[ticket.lane].append(ticket)
-            self._ready.notify()
             return evicted
 
     def take(
@@ -78,7 +77,7 @@ class AdmissionQueue:
         batch: list[Ticket] = []
         expired: list[Ticket] = []
         earliest_s = inf
-        with self._ready:
+        with self._lock:
             for lane in self._lanes:
                 stay: list[Ticket] = []
                 while lane and len(batch) < most:
@@ -96,17 +95,10 @@ class AdmissionQueue:
                 lane.extendleft(reversed(stay))
         return batch, expired
 
-    def wait(self, timeout_s: float) -> bool:
-        """Block until something is queued, the queue is closed, or the time is over; True if there is work."""
-        with self._ready:
-            self._ready.wait_for(lambda: len(self) > 0 or self._closed, timeout_s)
-            return len(self) > 0
-
     def close(self) -> None:
         """Refuse everything from now on; what is queued stays to be taken."""
-        with self._ready:
+        with self._lock:
             self._closed = True
-            self._ready.notify_all()
 
     @property
     def closed(self) -> bool:

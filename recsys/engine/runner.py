@@ -17,7 +17,7 @@ from recsys.engine.selection import Floats, Rows, eligible_rows, fuse_goals, goa
 from recsys.errors import InputError
 from recsys.model.ranker import Ranked
 from recsys.model.recommender import Recommender
-from recsys.wire import ExpertUse, RankReply, RankRequest, ScoredItem, Similar
+from recsys.wire import ExpertUse, RankReply, RankRequest, Similar
 from router.router import Router
 from router.shapes import RoutingPlan
 
@@ -105,8 +105,14 @@ class Runner:
         cosine_I[~catalogue.live_I] = -np.inf
         cosine_I[row] = -np.inf
         order = np.argsort(-cosine_I, kind="stable")[: request.k]
-        items = tuple(ScoredItem(catalogue.item_ids[i], float(cosine_I[i])) for i in order if np.isfinite(cosine_I[i]))
-        return RankReply(id=request.id, status="ok", items=items, model_version=self.model.version)
+        order = order[np.isfinite(cosine_I[order])]
+        return RankReply(
+            id=request.id,
+            status="ok",
+            item_ids=[catalogue.item_ids[row] for row in order],
+            scores=cosine_I[order].tolist(),
+            model_version=self.model.version,
+        )
 
     def _answer(
         self,
@@ -138,15 +144,19 @@ class Runner:
             rows_N, found = candidates_BN[b], found_B[b]
             vectors_ND = catalogue.vectors_ID[rows_N[:found]] if job.request.diversity > 0 else catalogue.vectors_ID[:0]
             chosen = pick(score_BN[b, :found], vectors_ND, job.request.k, job.request.diversity)
-            items = self._scored(catalogue, rows_N[chosen], score_BN[b, chosen], p_BNG[b, chosen])
+            item_ids = [catalogue.item_ids[row] for row in rows_N[chosen].tolist()]
             experts = (
-                self._explain(items, ranked.tokens_BN[b, chosen].tolist(), ranked.plans) if job.request.explain else ()
+                self._explain(item_ids, ranked.tokens_BN[b, chosen].tolist(), ranked.plans)
+                if job.request.explain
+                else ()
             )
             replies.append(
                 RankReply(
                     id=job.request.id,
                     status="ok",
-                    items=items,
+                    item_ids=item_ids,
+                    scores=np.exp(score_BN[b, chosen]).tolist(),
+                    goals=dict(zip(self.model.config.goals, p_BNG[b, chosen].T.tolist(), strict=True)),
                     model_version=self.model.version,
                     policy=router.policy.name,
                     step=step,
@@ -202,13 +212,6 @@ class Runner:
         rows = np.unique(np.array(catalogue.rows(job.request.candidates or ()), dtype=np.int64))
         return rows[job.allowed_I[rows]] if len(rows) else rows
 
-    def _scored(self, catalogue: Catalogue, rows_K: Rows, log_score_K: Floats, p_KG: Floats) -> tuple[ScoredItem, ...]:
-        names, ids = self.model.config.goals, catalogue.item_ids
-        return tuple(
-            ScoredItem(ids[row], score, dict(zip(names, p_G, strict=True)))
-            for row, score, p_G in zip(rows_K.tolist(), np.exp(log_score_K).tolist(), p_KG.tolist(), strict=True)
-        )
-
     def _empty(self, request: RankRequest, router: Router, step: str, batch: int) -> RankReply:
         return RankReply(
             id=request.id, status="ok", model_version=self.model.version, policy=router.policy.name, step=step,
@@ -216,18 +219,16 @@ class Runner:
         )  # fmt: skip
 
     @staticmethod
-    def _explain(
-        items: tuple[ScoredItem, ...], tokens: list[int], plans: Sequence[RoutingPlan]
-    ) -> tuple[ExpertUse, ...]:
+    def _explain(item_ids: list[str], tokens: list[int], plans: Sequence[RoutingPlan]) -> tuple[ExpertUse, ...]:
         uses = []
         for layer, plan in enumerate(plans):
-            for item, token in zip(items, tokens, strict=True):
+            for item_id, token in zip(item_ids, tokens, strict=True):
                 wished = plan.wishes_TK[token].tolist()
                 got = plan.expert_ids_TK[token].tolist()
                 used = [e for e in got if e >= 0]
                 uses.append(
                     ExpertUse(
-                        item.item_id,
+                        item_id,
                         layer,
                         tuple(used),
                         tuple(g for e, g in zip(got, plan.gates_TK[token].tolist(), strict=True) if e >= 0),

@@ -1,8 +1,9 @@
-"""The engine process: one I/O thread that owns the socket, one compute thread that owns the device, one control thread.
+"""The engine process: one thread that answers, one that reads along during long steps, one control thread.
 
-The compute thread takes what arrived while the last micro-batch ran; there is no timer. Compute never runs on the I/O
-thread, so requests are admitted, refused or expired while a batch is on the device. The control thread publishes
-load snapshots, follows the catalogue and the wanted routing policy, and may lose Redis without hurting an answer.
+The serving thread reads the socket, takes what arrived while the last micro-batch ran (there is no timer), computes and
+answers. A short step is over before another thread could be woken, and two threads would fight for the interpreter; a
+long step has a second thread that admits, refuses and answers pings meanwhile. The control thread publishes load
+snapshots, follows the catalogue and the wanted routing policy, and may lose Redis without hurting an answer.
 """
 
 from __future__ import annotations
@@ -12,12 +13,10 @@ import socket
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 
-import msgspec
 import structlog
 import torch
 import zmq
@@ -28,6 +27,7 @@ from recsys.config import Settings
 from recsys.engine.admission import AdmissionQueue, Ticket
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.control import Control
+from recsys.engine.door import LINGER_MS, Addressed, Door
 from recsys.engine.freed_memory import keep_freed_memory
 from recsys.engine.lanes import DEAD
 from recsys.engine.pace import Pace
@@ -36,26 +36,21 @@ from recsys.engine.runner import BatchResult
 from recsys.engine.served import Served, folder_of
 from recsys.engine.telemetry import EngineMetrics, Outcome, Telemetry
 from recsys.engine.wanted import Wanted
-from recsys.errors import InputError, UnavailableError
+from recsys.errors import InputError
 from recsys.signals import on_stop
 from recsys.state.items import CatalogueChange, CatalogueItem
-from recsys.wire import LoadSnapshot, Ping, Pong, RankReply, RankRequest, Similar, decode_to_engine, encode
+from recsys.wire import LoadSnapshot, Ping, Pong, RankReply, RankRequest, Similar, ToEngine
 from router.policies import names
 from router.router import Router
 
 log = structlog.get_logger(__name__)
 
-_REPLIES = "inproc://replies"
-THREAD_TURN_S = 0.0005  # what the device's thread waits at most for the others between two micro-batches
+THREAD_TURN_S = 0.0005  # what the serving thread waits at most for another one to give the interpreter back
+LONG_STEP_S = 0.002  # from here on a second thread reads the socket during a step
+READ_ALONG_WAIT_S = 0.02  # ... and looks that often whether the step is over
+READ_EVERY_S = 0.001  # ... not for every bundle: each reading takes the interpreter from the step
+IDLE_S = 0.2  # without work for that long is idle
 _OUTCOME: dict[str, Outcome] = {"ok": "answered", "refused": "refused", "expired": "expired", "invalid": "invalid"}
-
-
-class _Done(NamedTuple):
-    """Replies on their way from the compute thread to the I/O thread."""
-
-    tickets: list[Ticket]
-    replies: list[RankReply]
-    began_s: float
 
 
 class Engine:
@@ -72,7 +67,6 @@ class Engine:
         model = self._served.model
         self._queue = AdmissionQueue(config.queue_max)
         self._pace = Pace(wait_max_s=config.wait_max_ms / 1e3, batch_max=config.batch_max, ladder=config.ladder)
-        self._done: deque[_Done] = deque()
         self._metrics = EngineMetrics()
         self._telemetry = Telemetry(
             engine=self.name,
@@ -88,6 +82,7 @@ class Engine:
             raise InputError(f"RECSYS_ROUTER__POLICY: {error}", field="RECSYS_ROUTER__POLICY") from None
         self._policies = {None, *names()}
         self._stop = threading.Event()
+        self._long_step = threading.Event()
         self._zmq: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     @property
@@ -104,22 +99,23 @@ class Engine:
         config = self._settings.engine
         if config.metrics_port:
             start_http_server(config.metrics_port, addr=self._settings.api.host, registry=self._metrics.registry)
-        outgoing = self._zmq.socket(zmq.PULL)
-        outgoing.bind(_REPLIES)
-        compute = threading.Thread(target=self._compute_loop, name="compute")
+        door = Door(self._zmq, self._endpoint, self._admit)
         control = Control(self._settings, self)
-        follow = threading.Thread(target=control.run, args=(self._stop,), name="control")
-        compute.start()
-        follow.start()
+        others = [
+            threading.Thread(target=control.run, args=(self._stop,), name="control"),
+            threading.Thread(target=self._read_along, args=(door,), name="read-along"),
+        ]
+        for thread in others:
+            thread.start()
         log.info("engine_started", engine=self.name, endpoint=self._endpoint, model=self._served.version)
         try:
-            self._io_loop(outgoing, compute)
+            self._serve(door)
         finally:
             self._stop.set()
-            self._queue.close()
-            compute.join()
-            follow.join()
-            self._zmq.destroy(linger=200)
+            self._long_step.set()
+            for thread in others:
+                thread.join()
+            self._zmq.destroy(linger=LINGER_MS)
             log.info("engine_stopped", engine=self.name)
 
     # -- called by the control thread ------------------------------------------------------------------------------
@@ -184,7 +180,7 @@ class Engine:
     def snapshot(self) -> LoadSnapshot:
         """The load since the last snapshot, and what it moved: hot experts get the spare slots."""
         served, wanted, now_s = self._served, self._wanted, time.monotonic()
-        now = self._efforts()[self._pace.height]
+        now = self._effort()
         snapshot = self._telemetry.snapshot(
             model_version=served.version,
             policy=wanted.policy,
@@ -206,58 +202,10 @@ class Engine:
         self._served.catalogue = catalogue
         self._metrics.catalogue.set(int(catalogue.live_I.sum()))
 
-    # -- I/O thread ------------------------------------------------------------------------------------------------
+    # -- whichever thread reads the socket -------------------------------------------------------------------------
 
-    def _io_loop(self, outgoing: zmq.Socket[bytes], compute: threading.Thread) -> None:
-        router = self._zmq.socket(zmq.ROUTER)
-        router.setsockopt(zmq.LINGER, 200)
-        try:
-            router.bind(self._endpoint)
-        except zmq.ZMQError as error:
-            raise UnavailableError(f"RECSYS_ENGINE__ENDPOINT: cannot listen on {self._endpoint}: {error}") from None
-        poller = zmq.Poller()
-        poller.register(router, zmq.POLLIN)
-        poller.register(outgoing, zmq.POLLIN)
-        while compute.is_alive():
-            if self._stop.is_set():
-                self._queue.close()
-            for ready, _ in poller.poll(100):
-                if ready is outgoing:
-                    self._send_replies(router, outgoing)
-                else:
-                    self._receive(router)
-        self._send_replies(router, outgoing)
-
-    def _send_replies(self, router: zmq.Socket[bytes], outgoing: zmq.Socket[bytes]) -> None:
-        """Encode and send what the compute thread has done, while it computes what comes next."""
-        while outgoing.poll(0):
-            outgoing.recv()
-        while self._done:
-            done = self._done.popleft()
-            for ticket, reply in zip(done.tickets, done.replies, strict=True):
-                outcome = _OUTCOME.get(reply.status, "failed")
-                step = reply.step if outcome == "answered" else ""
-                self._telemetry.left(outcome, time.monotonic() - ticket.arrived_s, step=step)
-                queue_ms = (done.began_s - ticket.arrived_s) * 1e3
-                router.send_multipart([ticket.peer, encode(msgspec.structs.replace(reply, queue_ms=queue_ms))])
-
-    def _receive(self, router: zmq.Socket[bytes]) -> None:
-        """Admit what is there, but come back to send replies at least every 64 messages."""
-        for _ in range(64):
-            if not router.poll(0):
-                return
-            peer, *frames = router.recv_multipart()
-            reply = self._admit(peer, frames[-1] if frames else b"")
-            if reply is not None:
-                router.send_multipart([reply[0], encode(reply[1])])
-
-    def _admit(self, peer: bytes, frame: bytes) -> tuple[bytes, RankReply | Pong] | None:
+    def _admit(self, peer: bytes, message: ToEngine) -> Addressed | None:
         """Queue a request, or answer at once what cannot be queued."""
-        try:
-            message = decode_to_engine(frame)
-        except Exception as error:  # whatever a stranger sends to the socket must not end the engine
-            log.warning("bad_message", error=str(error)[:200])
-            return None
         if isinstance(message, Ping):
             return peer, Pong(message.n, self.ready and not self._stop.is_set(), len(self._queue), self._served.version)
         now = time.monotonic()
@@ -265,65 +213,99 @@ class Engine:
         ticket = Ticket(peer, message, now, now + left_s)
         if not self.ready or self._stop.is_set():
             why = "the engine is stopping" if self.ready else "the engine is starting"
-            self._telemetry.left("refused")
+            self._telemetry.left("refused", count=1)
             return peer, RankReply(id=message.id, status="refused", error=why, retry_after_s=1.0, elsewhere=True)
         if ticket.policy not in self._policies:
-            self._telemetry.left("invalid")
+            self._telemetry.left("invalid", count=1)
             return peer, RankReply(id=message.id, status="invalid", error=f"policies: no policy {ticket.policy!r}")
         if left_s <= 0:
-            self._telemetry.left("expired")
+            self._telemetry.left("expired", count=1)
             return peer, RankReply(id=message.id, status="expired", error="no time left on arrival")
         ahead = self._queue.ahead_of(ticket)
-        wait_s = self._pace.wait_s(ahead, now)
         if not self._pace.admits(ahead, left_s, now, interactive=ticket.lane == 0):
+            wait_s = self._pace.wait_s(ahead, now)
             return peer, self._refusal(message, f"expected wait {wait_s * 1e3:.0f} ms", wait_s)
         refused = self._queue.offer(ticket)
         if refused is None:
             return None
-        return refused.peer, self._refusal(refused.request, "the queue is full", wait_s)
+        return refused.peer, self._refusal(refused.request, "the queue is full", self._pace.wait_s(ahead, now))
 
     def _refusal(self, request: RankRequest | Similar, why: str, retry_after_s: float) -> RankReply:
-        self._telemetry.left("refused", step="shed")
+        self._telemetry.left("refused", step="shed", count=1)
         return RankReply(
             id=request.id, status="refused", step="shed", error=why, retry_after_s=max(0.05, retry_after_s)
         )
 
-    # -- compute thread --------------------------------------------------------------------------------------------
+    def _read_along(self, door: Door) -> None:
+        """Admit, refuse and answer pings during long steps."""
+        try:
+            while not self._stop.is_set():
+                self._long_step.wait()
+                door.receive()
+                door.wait(READ_ALONG_WAIT_S)
+                time.sleep(READ_EVERY_S)
+        except Exception:  # the engine would go on without noticing
+            log.exception("reading_failed")
+            self.stop()
 
-    def _compute_loop(self) -> None:
-        out = self._zmq.socket(zmq.PUSH)
-        out.setsockopt(zmq.LINGER, 200)
-        out.connect(_REPLIES)
-        while self._queue.wait(0.2) or not self._queue.closed:
+    # -- serving thread --------------------------------------------------------------------------------------------
+
+    def _serve(self, door: Door) -> None:
+        worked_s = time.monotonic()
+        while True:
+            if self._stop.is_set():
+                self._queue.close()
+            more = door.receive()
             now = time.monotonic()
             batch, expired = self._queue.take(self._pace.batch, now_s=now, step_s=self._pace.step_s)
             if expired:
                 replies = [RankReply(id=t.request.id, status="expired", error="expired in the queue") for t in expired]
-                self._hand_over(out, _Done(expired, replies, now))
+                self._answer(door, expired, replies, now)
             if batch:
-                self._compute(out, batch, now)
-            elif not expired:
+                self._compute(door, batch, now)
+            if batch or expired:
+                worked_s = now
+            elif self._queue.closed and not more:
+                return
+            elif now - worked_s >= IDLE_S:
                 self._pace.idle(now)
-        out.close()
+                worked_s = now
+            elif not more:
+                door.wait(IDLE_S / 2)
 
-    def _compute(self, out: zmq.Socket[bytes], batch: list[Ticket], now: float) -> None:
+    def _compute(self, door: Door, batch: list[Ticket], now: float) -> None:
         served = self._served
         router = served.router(batch[0].policy or self._wanted.policy)
         waited_s = now - min(ticket.arrived_s for ticket in batch)
         self._pace.begin(
             len(batch), waited_s=waited_s, behind=len(self._queue), bounded=router.policy.bounded, now_s=now
         )
+        if not 0.0 < self._pace.step_s(len(batch)) < LONG_STEP_S:
+            self._long_step.set()
         try:
             replies, result = self._run(batch, served, router)
         except Exception as error:  # one bad batch must not end the engine, and every caller gets its answer
             log.exception("batch_failed", requests=len(batch))
             why = f"{type(error).__name__}: {error}"
             replies, result = [RankReply(id=t.request.id, status="failed", error=why) for t in batch], None
+        self._long_step.clear()
         seconds = time.monotonic() - now
         self._pace.end(len(batch), seconds)
-        self._hand_over(out, _Done(batch, replies, now))
+        self._answer(door, batch, replies, now)
         if result is not None:  # counted behind the answers
             self._telemetry.batch(len(result.replies), seconds, result.tokens, result.plans)
+
+    def _answer(self, door: Door, tickets: list[Ticket], replies: list[RankReply], began_s: float) -> None:
+        for ticket, reply in zip(tickets, replies, strict=True):
+            reply.queue_ms = (began_s - ticket.arrived_s) * 1e3
+        door.send((ticket.peer, reply) for ticket, reply in zip(tickets, replies, strict=True))
+        now = time.monotonic()
+        latencies_s: dict[tuple[Outcome, str], list[float]] = defaultdict(list)
+        for ticket, reply in zip(tickets, replies, strict=True):
+            outcome = _OUTCOME.get(reply.status, "failed")
+            latencies_s[outcome, reply.step if outcome == "answered" else ""].append(now - ticket.arrived_s)
+        for (outcome, step), taken_s in latencies_s.items():
+            self._telemetry.left(outcome, taken_s, step=step)
 
     def _run(self, batch: list[Ticket], served: Served, router: Router) -> tuple[list[RankReply], BatchResult | None]:
         catalogue = served.catalogue
@@ -331,7 +313,7 @@ class Engine:
         queries = [t.request for t in batch if isinstance(t.request, RankRequest)]
         result = None
         if queries:
-            now = self._efforts()[self._pace.height]
+            now = self._effort()
             router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min
             router.set_replicas(served.spares.replicas_E)
             finished = False
@@ -347,15 +329,18 @@ class Engine:
         ]
         return replies, result
 
-    def _hand_over(self, out: zmq.Socket[bytes], done: _Done) -> None:
-        """Give replies to the I/O thread, and wake it."""
-        self._done.append(done)
-        out.send(b"")
+    def _effort(self) -> Effort:
+        """What a micro-batch may cost now."""
+        return effort(RUNGS[self._pace.height], self._limits())
 
     def _efforts(self) -> list[Effort]:
         """What one may cost at each height of the ladder."""
+        limits = self._limits()
+        return [effort(rung, limits) for rung in RUNGS]
+
+    def _limits(self) -> Limits:
         bounds, sizes = self._settings.router, self._settings.engine
-        limits = Limits(
+        return Limits(
             factor=self._wanted.capacity_factor,
             factor_min=bounds.capacity_factor_min,
             factor_economise=bounds.capacity_factor_economise,
@@ -363,13 +348,12 @@ class Engine:
             candidates_economise=sizes.candidates_economise,
             batch=self._pace.batch,
         )
-        return [effort(rung, limits) for rung in RUNGS]
 
 
-def run_engine(settings: Settings) -> None:
+def run_engine(settings: Settings, make: Callable[[Settings], Engine] = Engine) -> None:
     """Entry point: serve until SIGTERM or SIGINT."""
     keep_freed_memory()
     sys.setswitchinterval(THREAD_TURN_S)
-    engine = Engine(settings)
+    engine = make(settings)
     on_stop(engine.stop)
     engine.run()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from math import inf
 
 WEIGHT = 0.1  # of a new observation
@@ -45,8 +46,7 @@ class ServiceTime:
 
     def largest(self, within_s: float) -> int:
         """Most requests whose step takes no longer than that; at least 1."""
-        table = self._seconds
-        return max((n for n in range(1, self._most + 1) if table[n] <= within_s), default=1)
+        return max(1, bisect_right(self._seconds, within_s) - 1)  # the table never falls
 
     def smallest(self, rate: float, most: int) -> int:
         """Fewest requests whose steps answer `rate` requests per second one after the other; `most` if none up to

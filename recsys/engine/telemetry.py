@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf
 from typing import Literal
 
 import numpy as np
 import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 from torch import Tensor
 
 from recsys.wire import LayerLoad, LoadSnapshot
@@ -44,9 +50,8 @@ class EngineMetrics:
             "recsys_engine_answers", "Answers and refusals by step of the ladder", ["step"], registry=registry
         )
         self.queue = Gauge("recsys_engine_queue_requests", "Requests waiting", registry=registry)
-        self.latency = Histogram(
-            "recsys_engine_latency_seconds", "Arrival to reply", buckets=_SECONDS, registry=registry
-        )
+        self.latency = SummedHistogram("recsys_engine_latency_seconds", "Arrival to reply", _SECONDS)
+        registry.register(self.latency)
         self.step = Histogram("recsys_engine_step_seconds", "One micro-batch", buckets=_SECONDS, registry=registry)
         self.batch = Histogram(
             "recsys_engine_batch_requests",
@@ -60,6 +65,35 @@ class EngineMetrics:
         self.dropped = Counter("recsys_engine_dropped_slots", "Slots nobody computed", ["layer"], registry=registry)
         self.pressure = Gauge("recsys_engine_pressure_ratio", "Expected wait / time left", registry=registry)
         self.catalogue = Gauge("recsys_engine_catalogue_items", "Live items", registry=registry)
+
+
+class SummedHistogram(Collector):
+    """A histogram that takes the values of a whole micro-batch at once: one by one they cost more than their answers.
+
+    Args:
+        uppers: upper bounds of the buckets, rising; one without a bound comes after them.
+    """
+
+    def __init__(self, name: str, documentation: str, uppers: Sequence[float]) -> None:
+        self._name, self._documentation, self._uppers = name, documentation, tuple(uppers)
+        self._counts = [0] * (len(self._uppers) + 1)
+        self._sum = 0.0
+        self._lock = threading.Lock()
+
+    def observe(self, values: Sequence[float]) -> None:
+        """Count values, from any thread."""
+        with self._lock:
+            self._sum += sum(values)
+            for value in values:
+                self._counts[bisect_left(self._uppers, value)] += 1
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """For the registry."""
+        with self._lock:
+            cumulated, total = list(accumulate(self._counts)), self._sum
+        names = [floatToGoString(upper) for upper in (*self._uppers, inf)]
+        buckets = list(zip(names, map(float, cumulated), strict=True))
+        yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
 
 
 @dataclass(slots=True)
@@ -155,7 +189,7 @@ class Telemetry:
 
     def _reset(self) -> None:
         self._outcomes = dict.fromkeys(OUTCOMES, 0)
-        self._latency_ms: list[float] = []
+        self._latency_s: list[float] = []
         self._step_ms: list[float] = []
         self._batch_requests: list[int] = []
         self._tokens = 0
@@ -168,18 +202,18 @@ class Telemetry:
             self._layers, self._experts = layers, experts
             self._sums = [_LayerSums(experts) for _ in range(layers)]
 
-    def left(self, outcome: Outcome, latency_s: float | None = None, *, step: str = "") -> None:
-        """One request left the engine, answered or refused at a step of the ladder, or without one."""
-        self._metrics.requests.labels(outcome).inc()
+    def left(self, outcome: Outcome, latencies_s: Sequence[float] = (), *, step: str = "", count: int = 0) -> None:
+        """Requests left the engine alike: at a step of the ladder or without one, with latencies or `count` without."""
+        count = count or len(latencies_s)
+        self._metrics.requests.labels(outcome).inc(count)
         if step:
-            self._metrics.answers.labels(step).inc()
+            self._metrics.answers.labels(step).inc(count)
+        if latencies_s:
+            self._metrics.latency.observe(latencies_s)
         with self._lock:
             self._shed |= step == "shed"
-            self._outcomes[outcome] += 1
-            if latency_s is not None:
-                self._latency_ms.append(latency_s * 1e3)
-        if latency_s is not None:
-            self._metrics.latency.observe(latency_s)
+            self._outcomes[outcome] += count
+            self._latency_s += latencies_s
 
     def batch(self, requests: int, seconds: float, tokens: int, plans: Sequence[RoutingPlan]) -> None:
         """One micro-batch was computed."""
@@ -199,7 +233,7 @@ class Telemetry:
         """Everything since the last call, which starts a new interval. Its step is "shed" if anything was refused."""
         with self._lock:
             now = time.monotonic()
-            outcomes, latency, steps = self._outcomes, self._latency_ms, self._step_ms
+            outcomes, latency_s, steps = self._outcomes, self._latency_s, self._step_ms
             sizes, tokens, sums = self._batch_requests, self._tokens, self._sums
             step = "shed" if self._shed else step
             interval_ms, self._since = (now - self._since) * 1e3, now
@@ -207,7 +241,7 @@ class Telemetry:
         self._count_slots(sums)
         self._metrics.queue.set(queue)
         self._metrics.pressure.set(pressure)
-        latency_p50, latency_p95, latency_p99 = _quantiles(latency, 50, 95, 99)
+        latency_p50, latency_p95, latency_p99 = _quantiles([1e3 * s for s in latency_s], 50, 95, 99)
         step_p50, step_p99 = _quantiles(steps, 50, 99)
         return LoadSnapshot(
             engine=self._engine,

@@ -35,11 +35,12 @@ def probe_engine(settings: Settings) -> str:
     try:
         asking = context.socket(zmq.DEALER)
         asking.connect(endpoint)
-        asking.send(encode(Ping(0)))
+        asking.send(encode([Ping(0)]))
         if not asking.poll(int(TIMEOUT_S * 1e3)):
             return f"{endpoint}: no answer within {TIMEOUT_S:g} s"
-        answer = decode_from_engine(asking.recv())
-        return "" if isinstance(answer, Pong) and answer.ready else f"{endpoint}: not ready, it waits for a catalogue"
+        answers, _ = decode_from_engine(asking.recv())
+        ready = any(isinstance(answer, Pong) and answer.ready for answer in answers)
+        return "" if ready else f"{endpoint}: not ready, it waits for a catalogue"
     finally:
         context.destroy(linger=0)
 

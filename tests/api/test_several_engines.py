@@ -15,7 +15,7 @@ from prometheus_client import Counter as Metric
 
 from recsys.api.engine_client import EngineLostError
 from recsys.api.engine_pool import EnginePool
-from recsys.wire import Ping, Pong, RankReply, RankRequest, decode_to_engine, encode
+from recsys.wire import BUNDLE_MAX, Ping, Pong, RankReply, RankRequest, bundles, decode_to_engine
 
 
 class FakeEngine:
@@ -28,22 +28,26 @@ class FakeEngine:
         self._queue = queue
         self._reply = reply
         self.asked: list[RankRequest] = []
+        self.bundles: list[int] = []  # messages in each
         self.first = asyncio.Event()
         self.task = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
         while True:
             peer, frame = await self._socket.recv_multipart()
-            message = decode_to_engine(frame)
-            if isinstance(message, Ping):
-                await self._socket.send_multipart([peer, encode(Pong(message.n, True, self._queue, "fake"))])
-                continue
-            assert isinstance(message, RankRequest)
-            self.asked.append(message)
-            self.first.set()
-            reply = self._reply(message)
-            if reply is not None:
-                await self._socket.send_multipart([peer, encode(reply)])
+            answers: list[Any] = []
+            messages, _ = decode_to_engine(frame)
+            for message in messages:
+                if isinstance(message, Ping):
+                    answers.append(Pong(message.n, True, self._queue, "fake"))
+                    continue
+                assert isinstance(message, RankRequest)
+                self.asked.append(message)
+                self.first.set()
+                answers.append(self._reply(message))
+            self.bundles.append(len(messages))
+            for bundle in bundles([answer for answer in reversed(answers) if answer is not None]):
+                await self._socket.send_multipart([peer, bundle])
 
     def die(self) -> None:
         self.task.cancel()
@@ -58,12 +62,14 @@ def stopping(question: RankRequest) -> RankReply:
     return RankReply(id=question.id, status="refused", elsewhere=True, error="stopping")
 
 
-async def with_engines(folder: Any, replies: list[Any], queues: list[int], act: Callable[..., Any]) -> Any:
+async def with_engines(
+    folder: Any, replies: list[Any], queues: list[int], act: Callable[..., Any], in_flight_max: int = 8
+) -> Any:
     """`act(pool, engines)` with a connected pool of fake engines."""
     context = zmq.asyncio.Context()
     endpoints = [f"ipc://{folder}/f{n}.sock" for n in range(len(replies))]
     engines = [FakeEngine(context, e, q, r) for e, q, r in zip(endpoints, queues, replies, strict=True)]
-    pool = EnginePool(endpoints, in_flight_max=8, retries=Metric("retries", "", registry=None))
+    pool = EnginePool(endpoints, in_flight_max=in_flight_max, retries=Metric("retries", "", registry=None))
     await pool.start()
     try:
         deadline = time.monotonic() + 10
@@ -89,6 +95,20 @@ def test_the_shorter_queue_is_asked(tmp_path: Any) -> None:
         assert [len(engine.asked) for engine in engines] == [0, 10]
 
     asyncio.run(with_engines(tmp_path, [ok, ok], [5, 0], act))
+
+
+def test_what_is_asked_in_one_turn_leaves_together_and_everybody_gets_the_own_answer(tmp_path: Any) -> None:
+    count = BUNDLE_MAX + 6
+
+    async def act(pool: EnginePool, engines: list[FakeEngine]) -> None:
+        asked = [RankRequest(id=str(n), time_left_ms=2_000, k=1) for n in range(count)]
+        replies = await asyncio.gather(*(pool.ask(one, timeout_s=10) for one in asked))
+        assert [reply.id for reply in replies] == [one.id for one in asked]
+        assert [one.id for one in engines[0].asked] == [one.id for one in asked]
+        assert sum(size > 1 for size in engines[0].bundles) == 2
+        assert pool.in_flight == 0
+
+    asyncio.run(with_engines(tmp_path, [ok], [0], act, in_flight_max=count))
 
 
 def test_an_engine_that_stops_sends_callers_to_another_one(tmp_path: Any) -> None:

@@ -12,7 +12,7 @@ from recsys.config import EngineSettings, Settings
 from recsys.engine.served import model_versions
 from recsys.engine.server import Engine
 from recsys.state.items import CatalogueChange, CatalogueItem
-from recsys.wire import RankReply, RankRequest, encode
+from recsys.wire import RankReply, RankRequest
 
 
 @pytest.fixture
@@ -35,13 +35,13 @@ def test_an_item_that_is_deleted_while_a_model_loads_stays_deleted(engine: Engin
 
 
 def test_an_unknown_policy_is_answered_and_never_reaches_the_device(engine: Engine) -> None:
-    answer = engine._admit(b"peer", encode(RankRequest(id="r", time_left_ms=1e3, k=1, policy="none such")))
+    answer = engine._admit(b"peer", RankRequest(id="r", time_left_ms=1e3, k=1, policy="none such"))
     assert answer is not None
     reply = answer[1]
     assert isinstance(reply, RankReply)
     assert (reply.id, reply.status) == ("r", "invalid")
     assert "none such" in reply.error
-    assert engine._admit(b"peer", encode(RankRequest(id="r", time_left_ms=1e3, k=1, policy="topk"))) is None
+    assert engine._admit(b"peer", RankRequest(id="r", time_left_ms=1e3, k=1, policy="topk")) is None
 
 
 def test_half_written_folders_are_no_versions(tiny_model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,12 +15,11 @@ from recsys.bench.serving.ranker import SmallRanker
 from recsys.config import Settings
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.runner import BatchResult, Runner
-from recsys.engine.server import Engine
+from recsys.engine.server import Engine, run_engine
 from recsys.model.config import ModelConfig
 from recsys.model.recommender import Recommender
 from recsys.model.vocabulary import Vocabulary
-from recsys.signals import on_stop
-from recsys.wire import RankReply, RankRequest, ScoredItem
+from recsys.wire import RankReply, RankRequest
 from router.router import Router
 
 
@@ -59,7 +59,8 @@ class SmallRunner(Runner):
             RankReply(
                 id=request.id,
                 status="ok",
-                items=tuple(ScoredItem(str(item), score) for item, score in zip(best, scores, strict=True)),
+                item_ids=[str(item) for item in best],
+                scores=scores,
                 model_version=self.model.version,
                 policy=router.policy.name,
                 step=step,
@@ -81,6 +82,4 @@ class SmallEngine(Engine):
 
 
 if __name__ == "__main__":
-    engine = SmallEngine(Settings(), split=os.environ.get("BENCH_APP") == "split")
-    on_stop(engine.stop)
-    engine.run()
+    run_engine(Settings(), partial(SmallEngine, split=os.environ.get("BENCH_APP") == "split"))
