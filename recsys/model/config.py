@@ -23,6 +23,7 @@ class ModelConfig:
         history: most recent events that the encoder reads.
         encoder_layers: transformer blocks.
         encoder_heads: attention heads per block.
+        encoder_ages: ages that its attention tells apart, in events, the last one for all older events; 0 = none.
         encoder_gated: gated attention and SwiGLU in the encoder, see `EncoderBlock`.
         ranker_heads: heads of the attention of a candidate over the history.
         ranker_ages: ages that this attention tells apart, in events, with the last one for all older events; 0 = none.
@@ -49,6 +50,7 @@ class ModelConfig:
     history: int = 50
     encoder_layers: int = 2
     encoder_heads: int = 2
+    encoder_ages: int = 0
     encoder_gated: bool = False
     ranker_heads: int = 2
     ranker_ages: int = 0
@@ -132,6 +134,7 @@ _BOUNDS: dict[str, tuple[int, int]] = {
     "history": (1, 2_000),
     "encoder_layers": (1, 64),
     "encoder_heads": (1, 64),
+    "encoder_ages": (0, 2_000),
     "ranker_heads": (1, 64),
     "ranker_ages": (0, 2_000),
     "moe_layers": (1, 16),

@@ -45,17 +45,28 @@ def newest_first_in(history_BL: Tensor, longest: int) -> tuple[Tensor, Tensor]:
     return picked_BL, slots_L < count_B[:, None]
 
 
-def causal_attention(q_BMLD: Tensor, k_BMLD: Tensor, v_BMLD: Tensor) -> Tensor:
+def causal_attention(q_BMLD: Tensor, k_BMLD: Tensor, v_BMLD: Tensor, age_bias_AM: Tensor | None = None) -> Tensor:
     """Softmax attention of each position over itself and those before it, for M heads.
+
+    With `age_bias_AM` a score has row a of it added where it is for an event a positions back, the last row for all
+    that are older (after T5, arXiv 1910.10683).
 
     In bfloat16 on a CPU the plain form: batched matrix products use its bfloat16 units, the fused kernel does not.
     """
-    if q_BMLD.device.type != "cpu" or q_BMLD.dtype != torch.bfloat16:
-        return F.scaled_dot_product_attention(q_BMLD, k_BMLD, v_BMLD, is_causal=True)
     B, M, L, D = q_BMLD.shape
-    later_LL = torch.full((L, L), -torch.inf, dtype=q_BMLD.dtype).triu_(1)
+    narrow = q_BMLD.device.type == "cpu" and q_BMLD.dtype == torch.bfloat16
+    if age_bias_AM is None and not narrow:
+        return F.scaled_dot_product_attention(q_BMLD, k_BMLD, v_BMLD, is_causal=True)
+    bias_MLL = q_BMLD.new_full((1, L, L), -torch.inf).triu_(1)
+    if age_bias_AM is not None:
+        places_L = torch.arange(L, device=q_BMLD.device)
+        age_LL = (places_L[:, None] - places_L).clamp(0, len(age_bias_AM) - 1)
+        bias_MLL = bias_MLL + F.embedding(age_LL, age_bias_AM.to(q_BMLD.dtype)).permute(2, 0, 1)
+    if not narrow:
+        return F.scaled_dot_product_attention(q_BMLD, k_BMLD, v_BMLD, attn_mask=bias_MLL)
     q_ALD, k_ALD, v_ALD = (x.reshape(B * M, L, D) for x in (q_BMLD, k_BMLD, v_BMLD))
-    scores_ALL = torch.baddbmm(later_LL.expand(B * M, L, L), q_ALD, k_ALD.transpose(1, 2), alpha=D**-0.5)
+    bias_ALL = bias_MLL.expand(B, M, L, L).reshape(B * M, L, L)
+    scores_ALL = torch.baddbmm(bias_ALL, q_ALD, k_ALD.transpose(1, 2), alpha=D**-0.5)
     return (scores_ALL.softmax(-1) @ v_ALD).view(B, M, L, D)
 
 
@@ -66,11 +77,14 @@ class EncoderBlock(nn.Module):
     feed-forward layer is SwiGLU (arXiv 2002.05202) of as many weights as the plain one.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, gated: bool = False) -> None:
+    age_bias_AM: Tensor | None
+
+    def __init__(self, width: int, heads: int, dropout: float, gated: bool = False, ages: int = 0) -> None:
         super().__init__()
         self.heads = heads
         self.dropout = dropout
         self.gated = gated
+        self.register_parameter("age_bias_AM", nn.Parameter(torch.zeros(ages, heads)) if ages else None)
         hidden = -(-4 * width // 3) if gated else 2 * width
         self.attention_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
@@ -98,7 +112,7 @@ class EncoderBlock(nn.Module):
     def _attend(self, x_BLD: Tensor) -> Tensor:
         B, L, D = x_BLD.shape
         q, k, v = self.query_key_value(x_BLD).view(B, L, 3, self.heads, D // self.heads).permute(2, 0, 3, 1, 4)
-        return causal_attention(q, k, v).transpose(1, 2).reshape(B, L, D)
+        return causal_attention(q, k, v, self.age_bias_AM).transpose(1, 2).reshape(B, L, D)
 
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.dropout, self.training)
@@ -120,7 +134,7 @@ class SequenceEncoder(nn.Module):
         self.positions = nn.Embedding(config.history + 1, config.width)
         self.input_norm = nn.LayerNorm(config.width)
         self.blocks = nn.ModuleList(
-            EncoderBlock(config.width, config.encoder_heads, config.dropout, config.encoder_gated)
+            EncoderBlock(config.width, config.encoder_heads, config.dropout, config.encoder_gated, config.encoder_ages)
             for _ in range(config.encoder_layers)
         )
         self.final_norm = nn.LayerNorm(config.width)

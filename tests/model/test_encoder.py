@@ -89,7 +89,7 @@ def test_columns_of_the_newest_events() -> None:
 def test_a_gated_encoder_knows_no_future_and_no_padding(
     make_model: Callable[..., Recommender], table_ID: Tensor
 ) -> None:
-    gated = make_model(encoder_gated=True)
+    gated = make_model(encoder_gated=True, encoder_ages=3)
     plain_D = encode_user(gated, table_ID, [HISTORY])
     torch.testing.assert_close(encode_user(gated, table_ID, [[0, *HISTORY, 0]]), plain_D, atol=1e-6, rtol=0)
     assert not torch.allclose(plain_D, encode_user(make_model(), table_ID, [HISTORY]))
@@ -98,13 +98,26 @@ def test_a_gated_encoder_knows_no_future_and_no_padding(
     torch.testing.assert_close(states_BLD[0, :4], states_BLD[1, :4], atol=1e-6, rtol=0)
 
 
-def test_both_forms_of_attention_agree() -> None:
+@pytest.mark.parametrize("ages", [0, 4])
+def test_both_forms_of_attention_agree(ages: int) -> None:
     torch.manual_seed(0)
+    age_bias_AM = torch.randn(ages, 2) if ages else None
     wide = torch.randn(3, 2, 2, 7, 4, requires_grad=True)
     narrow = wide.detach().bfloat16().requires_grad_()
     for x in (wide, narrow):
-        causal_attention(*x).square().sum().backward()
-    torch.testing.assert_close(causal_attention(*narrow).float(), causal_attention(*wide), atol=0.05, rtol=0.05)
+        causal_attention(*x, age_bias_AM).square().sum().backward()
+    answers = (causal_attention(*x, age_bias_AM).float() for x in (narrow, wide))
+    torch.testing.assert_close(*answers, atol=0.05, rtol=0.05)
     assert wide.grad is not None
     assert narrow.grad is not None
     torch.testing.assert_close(narrow.grad.float(), wide.grad, atol=0.2, rtol=0.05)
+
+
+def test_the_bias_of_an_age_is_added_to_scores() -> None:
+    """With nothing but the bias to tell them apart, events weigh exp(bias of their age); the last is for all older."""
+    values = torch.eye(5)[None, None]
+    bias_AM = torch.tensor([[0.0], [1.0], [-2.0]])
+    weights_LL = causal_attention(torch.zeros_like(values), torch.randn_like(values), values, bias_AM)[0, 0]
+    newest_L = torch.tensor([-2.0, -2.0, -2.0, 1.0, 0.0]).softmax(0)
+    torch.testing.assert_close(weights_LL[4], newest_L)
+    torch.testing.assert_close(weights_LL[1], torch.tensor([0.7311, 0.2689, 0, 0, 0]), atol=1e-4, rtol=0)

@@ -22,6 +22,13 @@ def test_a_file_changes_a_preset(tmp_path: Path) -> None:
     assert (config.seed, config.model.width, config.model.history) == (3, 32, preset("ml-1m").model.history)
 
 
+def test_every_published_run_has_a_config_that_can_be_read() -> None:
+    folder = Path(__file__).parents[2] / "configs"
+    configs = {path: TrainConfig.from_file(path) for path in folder.rglob("*.json")}
+    assert len(configs) > 10
+    assert len(set(configs.values())) == len(configs)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
