@@ -21,6 +21,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--port: must be 1 to 65535, got {options.port}")
     if options.api is not None:
         os.environ["RECSYS_API_URL"] = options.api
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")  # frames are small: more threads only burn the service's cores
     # The board's modules are found wherever it is started from.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(FOLDER.parent), os.environ.get("PYTHONPATH", "")]))
     os.chdir(FOLDER)

@@ -57,6 +57,8 @@ class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     latency_ms_p95: float
     latency_ms_p99: float
     layers: list[LayerLoad]
+    health: list[float] = []  # share of its capacity that each expert has left
+    replicas: list[int] = []  # blocks of slots of each expert
 
 
 class Experts(msgspec.Struct, frozen=True):

@@ -145,7 +145,7 @@ def latency(x: Spec = _SECONDS) -> Spec:
     """p50, p95 and p99 over time, from `frames.latency_lines`."""
     return _titled(
         "How long do queries take?",
-        "ms from arrival at the engine to the answer; p95 and p99: worst of each 2 s",
+        "ms in the engine; p95 and p99: worst of each 2 s",
         {
             "mark": _LINE,
             "encoding": {
@@ -167,7 +167,7 @@ def outcomes(x: Spec = _SECONDS) -> Spec:
     """Queries by outcome over time, stacked, from `frames.outcome_areas`."""
     return _titled(
         "What becomes of the queries?",
-        "queries/s",
+        "queries/s that reach the engines; in a crowd the API refuses more",
         {
             "mark": {"type": "area", "interpolate": "step-after", "line": False, "clip": True},
             "encoding": {

@@ -181,11 +181,13 @@ class Client:
                 raise RefusedError(401, Problem(detail=f"{name} may hold printable ASCII only"))
             request.add_header(name, value)
         try:
-            with _opener.open(request, timeout=timeout_s or self.timeout_s) as response:
-                return int(response.status), response.read(BODY_BYTES_MAX), None
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code, error.read(BODY_BYTES_MAX), _seconds(error.headers.get("Retry-After"))
+            try:
+                response = _opener.open(request, timeout=timeout_s or self.timeout_s)
+            except urllib.error.HTTPError as error:
+                response = error  # a refusal is an answer, and reading it can fail as well
+            with response:
+                retry_after_s = _seconds(response.headers.get("Retry-After"))
+                return int(response.status), response.read(BODY_BYTES_MAX), retry_after_s
         except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise UnreachableError(f"No answer from {self.base_url} ({reason})") from None

@@ -105,6 +105,8 @@ class Poller:
             router = self.client.router()
         except ApiError as failure:
             error = str(failure)
+        except Exception as failure:  # a thread that ends would leave its last word standing for ever
+            error = f"The board itself failed: {failure!r}"
         ended = time.monotonic()
         self._board = Board(
             version=self._board.version + 1,
@@ -118,9 +120,9 @@ class Poller:
 
     def _missing_s(self) -> float:
         """Seconds to ask for: everything at first, then what came since, with some overlap."""
-        if not self._kept or self._board.error is not None:
+        if not self._kept:
             return WINDOW_S
-        return min(WINDOW_S, time.monotonic() - self._board.ended + self._every_s + 4.0)
+        return min(WINDOW_S, time.monotonic() - self._newest_arrived + self._every_s + 4.0)
 
     def _keep(self, snapshots: list[LoadSnapshot]) -> None:
         """Merge new snapshots, forget those outside the window, and note when the newest one came."""

@@ -28,6 +28,13 @@ ROWS = (
     ("fallback answers", "fallback", 0),
 )
 
+BOUNDS = {
+    "min_achieved": "{} of the requests went out on time, at least {} should: the generator was short of processor "
+    "time, and the figures are kinder than the load would have been",
+    "max_error_share": "{} of the answers were errors, at most {} may be",
+    "max_shed_share": "{} of the answers were refusals, at most {} may be",
+}
+
 
 def phase_table(summary: dict[str, Any]) -> pl.DataFrame:
     """What clients met, one row per figure, one column per phase."""
@@ -43,6 +50,21 @@ def phase_table(summary: dict[str, Any]) -> pl.DataFrame:
         )
         columns[PHASES.get(name, name)] = cells
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def broken_bounds(summary: dict[str, Any]) -> list[str]:
+    """The thresholds that a run did not keep, in words."""
+    told = []
+    for bound in summary.get("thresholds", []):
+        if bound.get("ok", True):
+            continue
+        option, value = str(bound.get("option", "")), bound.get("value")
+        phase = " ".join(PHASES.get(word, word) for word in str(bound.get("phase", "")).split(" "))
+        measured = "nothing" if value is None else f"{value:.1%}"
+        words = BOUNDS.get(option, option + ": {}, bound {}")
+        limit = f"{bound.get('limit', 0.0):.0%}"
+        told.append(f"{phase}: {words.format(measured, limit)}.")
+    return told
 
 
 def in_run(frame: pl.DataFrame, seconds: float) -> pl.DataFrame:

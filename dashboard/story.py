@@ -51,12 +51,16 @@ def tell(now: pl.DataFrame, *, score_kept: float) -> Story:
     )
     if hot:
         names, are = _names(hot), "is" if len(hot) == 1 else "are"
+        leads, works = ("leads", "works") if len(hot) == 1 else ("lead", "work")
         crowd = f"{names[0].upper()}{names[1:]} {are} wanted up to {wanted:.1f}× the mean"
-        room = float((now["capacity"] / now["demand"].clip(lower_bound=1e-9)).min() or 0.0)  # type: ignore[arg-type]
-        if room >= 1 and redirected < WORTH_SAYING:
-            text = f"{crowd}, and work {worked:.1f}×. All of it fits their capacity, so nothing has to move."
-            told = replace(told, mood="uneven", title=f"Uneven, with room: {names} lead", text=text)
-        elif worked < max(HOT, 0.6 * wanted):
+        wished = now.filter(pl.col("expert").is_in(hot))
+        room = float((wished["capacity"] / wished["demand"]).min() or 0.0)  # type: ignore[arg-type]
+        even = worked < max(HOT, 0.6 * wanted)
+        if room >= 1 and not (even and redirected >= WORTH_SAYING):
+            moves = "nothing has to move" if redirected < WORTH_SAYING else "only full micro-batches move work"
+            text = f"{crowd}, and {works} {worked:.1f}×. There is room for that, so {moves}."
+            told = replace(told, mood="uneven", title=f"Uneven, with room: {names} {leads}", text=text)
+        elif even:
             title, text = f"Crowd on {names}, work stays even", f"{crowd}; no expert works more than {worked:.2f}×."
             told = replace(told, mood="balanced", title=title, text=text)
         else:

@@ -22,9 +22,10 @@ PATIENCE_S = 60.0  # for the one redraw that a busy machine owes
 
 @dataclass(slots=True)
 class Redraws:
-    """What a viewer met: seconds that each redraw took, and exceptions that the page showed."""
+    """What a viewer met: seconds that each redraw took, when it began since the viewer came, exceptions shown."""
 
     seconds: list[float] = field(default_factory=list)
+    at_s: list[float] = field(default_factory=list)
     exceptions: int = 0
 
 
@@ -39,16 +40,18 @@ async def _viewer(url: str, seconds: float) -> Redraws:
     async with connect(address, max_size=MESSAGE_BYTES_MAX, subprotocols=[SUBPROTOCOL]) as socket:
         await socket.send(_ask())
         timers: dict[str, float] = {}
-        until_s = time.monotonic() + seconds
+        came = time.monotonic()
+        until_s = came + seconds
         while (now := time.monotonic()) < until_s or (len(met.seconds) < 2 and now < until_s + PATIENCE_S):
             began = time.monotonic()
             await _drawn(socket, timers, met)
             if timers:
                 met.seconds.append(time.monotonic() - began)
+                met.at_s.append(began - came)
             fragment = next(iter(timers), "")
             await asyncio.sleep(timers.get(fragment, 1.0))
             await socket.send(_ask(fragment))
-    del met.seconds[:1]  # the first drawing of the page is no redraw
+    del met.seconds[:1], met.at_s[:1]  # the first drawing of the page is no redraw
     return met
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import lru_cache
 
@@ -11,7 +12,7 @@ from dashboard import alt, charts, connection, frames, report, style
 from dashboard.answers import LoadSnapshot
 from dashboard.burst import CLIMBS, CROWDS, FAULTS, RATE_MAX, SECONDS_MAX, BurstError, Plan, Run, missing
 from dashboard.client import ApiError
-from dashboard.views import admin, recommend
+from dashboard.views import admin, recommend, trouble
 
 ANY = "drawn by popularity"
 NAMES = {
@@ -43,6 +44,7 @@ def page() -> None:
         st.info("**No load can be made from here.**\n\n" + "\n".join(f"- {line}" for line in lack))
         st.caption("`make demo` starts the board with all of it. On the command line: `python -m loadtest --help`.")
         return
+    trouble.watch()
     ask, shown = st.columns([1, 3], gap="large")
     with ask:
         _form()
@@ -126,12 +128,10 @@ def _progress(run: Run) -> None:
     st.button("Stop", icon=":material/stop:", key="burst_stop", on_click=connection.lab().stop)
     st.caption("One run at a time, whoever of the viewers started it.")
     board = connection.poller().look()
-    if board.error is not None:
-        st.error(f"**Disconnected.** {board.error}.", icon=":material/cloud_off:")
     newest = board.snapshots[-1].ts if board.snapshots else 0
     recent = [s for s in board.snapshots if s.ts > newest - 1_000 * (elapsed + 2)]
     if recent:
-        _pictures(tuple(recent), elapsed)
+        _pictures(tuple(recent), elapsed, run.plan.seconds)
 
 
 def _report(run: Run) -> None:
@@ -140,10 +140,8 @@ def _report(run: Run) -> None:
         return
     stopped = "Stopped early. " if run.stopped else ""
     st.html(f'<div class="story"><h2>{stopped}{report.headline(run)}</h2></div>')
-    failed = [t for t in run.summary.get("thresholds", []) if not t.get("ok", True)]
-    if failed and not run.stopped:
-        names = ", ".join(f"{t.get('option', '')} in {t.get('phase', '')}" for t in failed)
-        st.warning(f"Not within the usual bounds: {names}.", icon=":material/rule:")
+    if (broken := report.broken_bounds(run.summary)) and not run.stopped:
+        st.warning("Not within the usual bounds:\n" + "\n".join(f"- {one}" for one in broken), icon=":material/rule:")
     st.dataframe(report.phase_table(run.summary), hide_index=True, height="content")
     st.download_button(
         "Save as one html file",
@@ -155,7 +153,8 @@ def _report(run: Run) -> None:
         key="burst_save",
     )
     if run.snapshots:
-        _pictures(run.snapshots, run.elapsed_s or run.plan.seconds)
+        elapsed = run.elapsed_s or run.plan.seconds
+        _pictures(run.snapshots, elapsed, max(elapsed, run.plan.seconds))
 
 
 @lru_cache(maxsize=2)
@@ -163,10 +162,10 @@ def _html(run: Run) -> str:
     return report.html(run)
 
 
-def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float) -> None:
-    """What the engines did meanwhile."""
+def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float, whole: float) -> None:
+    """What the engines did in the first `seconds` of a run that is `whole` seconds long."""
     picture = frames.picture(snapshots, 0)
-    x = charts.run_seconds(10 * (1 + int(seconds) // 10))
+    x = charts.run_seconds(10 * math.ceil(whole / 10))
     queries = report.in_run(picture.queries, seconds)
     balance = report.in_run(frames.balance_over_time(picture.over_time), seconds)
     shown = (

@@ -42,6 +42,8 @@ def page() -> None:
             _one_query(client, policies, ask, shown)
     except ApiError as error:
         trouble.show(error)
+    else:
+        trouble.watch()
 
 
 def _one_query(client: Client, policies: tuple[str, str], ask: DeltaGenerator, shown: DeltaGenerator) -> None:

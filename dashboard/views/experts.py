@@ -1,10 +1,11 @@
-"""The page about what each expert has specialised in, from a sample of explained queries."""
+"""The page about each expert: what it has specialised in, from explained queries, and what it does now."""
 
 from __future__ import annotations
 
+import polars as pl
 import streamlit as st
 
-from dashboard import charts, connection, specialisation, style
+from dashboard import charts, connection, expert_history, specialisation, style
 from dashboard.answers import Recommendations
 from dashboard.client import ApiError, Client
 from dashboard.views import trouble
@@ -20,6 +21,13 @@ ABOUT = (
 )
 
 
+_EXPERT = st.column_config.NumberColumn("expert", format="E%d", width=55)
+
+
+class UnexplainedError(ApiError):
+    """The sample says nothing of experts: it came from the fallback, or there is no item."""
+
+
 def page() -> None:
     """Draw the page."""
     head, again = st.columns([7, 1], vertical_alignment="bottom")
@@ -32,41 +40,68 @@ def page() -> None:
     except ApiError as error:
         trouble.show(error)
         return
+    trouble.watch()
     used = specialisation.uses(answers)
-    if used.is_empty():
-        st.warning(
-            "No answer of the sample was explained: they came from the fallback, or the catalogue is empty.",
-            icon=":material/warning:",
-        )
-        return
     layers = int(used["layer"].max()) + 1  # type: ignore[arg-type]
     names = [f"Layer {i + 1}" for i in range(layers)]
     for layer, tab in enumerate(st.tabs(names) if layers > 1 else [st.container()]):
         with tab:
-            heat = specialisation.by_category(used, layer)
-            table = specialisation.by_expert(used, layer)
-            left, right = st.columns([5, 4], gap="large")
-            with left:
-                spec = charts.specialisation_heat()
-                height = 70 + 22 * heat["category"].n_unique()
-                alt = charts.describe_specialisation(table)
-                style.chart(heat, {**spec, "height": height}, key=f"specialised_{layer}", told=alt)
-            with right:
-                st.markdown("**In words**")
-                st.dataframe(
-                    table,
-                    hide_index=True,
-                    height="content",
-                    column_config={
-                        "expert": st.column_config.NumberColumn("expert", format="E%d", width=55),
-                        "categories": st.column_config.TextColumn("more than its share of", width="medium"),
-                        "work": st.column_config.NumberColumn("work, %", width=65, help="Share of all gate weight"),
-                        "redirected": st.column_config.NumberColumn(
-                            "redirected, %", width=65, help="Slots that were another expert's first choice"
-                        ),
-                    },
-                )
+            _specialised(used, layer)
+            _now(layer)
     st.caption(ABOUT.format(n=len(answers), items=ITEMS))
+
+
+def _specialised(used: pl.DataFrame, layer: int) -> None:
+    heat = specialisation.by_category(used, layer)
+    table = specialisation.by_expert(used, layer)
+    left, right = st.columns([1, 1], gap="medium")
+    with left:
+        spec = charts.specialisation_heat()
+        height = 70 + 22 * heat["category"].n_unique()
+        alt = charts.describe_specialisation(table)
+        style.chart(heat, {**spec, "height": height}, key=f"specialised_{layer}", told=alt)
+    with right:
+        st.markdown("**In words**")
+        st.dataframe(
+            table,
+            hide_index=True,
+            height="content",
+            column_config={
+                "expert": _EXPERT,
+                "categories": st.column_config.TextColumn("more than its share of", width="medium"),
+                "work": st.column_config.NumberColumn("work, %", width=65, help="Share of all gate weight"),
+                "redirected": st.column_config.NumberColumn(
+                    "redirected, %", width=65, help="Slots that were another expert's first choice"
+                ),
+            },
+        )
+
+
+@st.fragment(run_every="2s")
+def _now(layer: int) -> None:
+    """What the engines say of each expert; it redraws itself."""
+    st.markdown("**Now, and in the last two minutes**")
+    table = expert_history.by_expert(connection.poller().look().snapshots, layer)
+    if table.is_empty():
+        st.info("No engine reported in the last two minutes.", icon=":material/hourglass_empty:")
+        return
+    st.dataframe(
+        table,
+        hide_index=True,
+        height="content",
+        column_config={
+            "expert": _EXPERT,
+            "slots": st.column_config.NumberColumn("work, slots/s", width=80, format="localized"),
+            "used": st.column_config.NumberColumn("of its capacity, %", width=80),
+            "blocks": st.column_config.NumberColumn(
+                "blocks of slots", width=80, help="More than one where the engine gave a hot expert spare room"
+            ),
+            "health": st.column_config.NumberColumn(
+                "health, %", width=65, help="Share of its capacity that is left: a slow expert gets less, a dead one 0"
+            ),
+            "history": st.column_config.LineChartColumn("work over time, × mean (0 to 4)", y_min=0, y_max=4),
+        },
+    )
 
 
 @st.cache_data(ttl=FRESH_S, show_spinner=False, max_entries=4)
@@ -82,4 +117,11 @@ def _sample(url: str) -> list[Recommendations]:
         ranked.append((turns[first], item.item_id))
     seeds = [item_id for _, item_id in sorted(ranked, key=lambda pair: pair[0])[:SAMPLE]]
     request = {"k": ITEMS, "explain": True, "priority": "batch"}
-    return [client.recommend({**request, "history": [seed]}) for seed in seeds]
+    answers = []
+    for seed in seeds:
+        answers.append(answer := client.recommend({**request, "history": [seed]}))
+        if not answer.explain:  # what is kept for two minutes must be worth it
+            raise UnexplainedError(f"No expert spoke: {answer.fallback or 'the answer names none'}")
+    if not answers:
+        raise UnexplainedError("Nothing to ask about: the catalogue is empty")
+    return answers

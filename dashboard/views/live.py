@@ -111,7 +111,8 @@ def _numbers(queue_max: int, picture: frames.Picture) -> None:
         (
             "Refused · expired, /s",
             f"{last['refused']:,.0f} · {last['expired']:,.0f}",
-            "Refused at once to protect accepted work; expired: the caller's deadline passed in the queue",
+            "By the engines. Refused at once to protect accepted work; expired: the caller's deadline passed in the "
+            "queue. In a crowd the API refuses more before them: see its metric `recsys_api_requests_total`",
         ),
         (
             "Latency p50 · p99, ms",

@@ -17,7 +17,7 @@ from dashboard.client import ApiError, Client
 from dashboard.moves import Moves, moves
 from dashboard.views import trouble
 
-SUGGESTED = ("u1", "u2", "u3", "u5", "u8", "u13", "u21", "u34")
+SUGGESTED = ("u1", "u2", "u3", "u5", "u8", "u13")
 POPULAR_MAX = 100
 HISTORY_SHOWN = 15
 APPLIED_WITHIN_S = 2.0
@@ -41,6 +41,8 @@ def page() -> None:
             _answer(client, request, user)
     except ApiError as error:
         trouble.show(error)
+    else:
+        trouble.watch()
 
 
 @st.cache_data(ttl=10, show_spinner=False, max_entries=4)
@@ -140,6 +142,8 @@ def _answer(client: Client, request: dict[str, Any], user: User | None) -> None:
         st.rerun()
     changed = _changed(request, answer)
     _provenance(answer)
+    if answer.fallback is not None:
+        trouble.again()
     if told := st.session_state.pop("told", None):
         st.success(told, icon=":material/check:")
     if not answer.items:

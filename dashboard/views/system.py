@@ -40,7 +40,7 @@ def _processes() -> None:
     elif ready:
         st.success("Ready: the service gives personal answers.", icon=":material/check_circle:")
     else:
-        st.warning("Not ready: answers come from the fallback, or not at all.", icon=":material/warning:")
+        st.warning(f"Not ready: {_lacking(facts)}", icon=":material/warning:")
     st.markdown("**Engines** (`/v1/experts`)")
     st.dataframe(_engines(board), hide_index=True, height="content")
     left, right = st.columns(2, gap="large")
@@ -56,6 +56,15 @@ def _processes() -> None:
             ("snapshots kept", f"{len(board.snapshots):,}", "the last two minutes"),
         ]
         st.dataframe(_table(own, "what", "now", "meaning"), hide_index=True, height="content")
+
+
+def _lacking(facts: dict[str, Any]) -> str:
+    """What `/readyz` misses, and what that means."""
+    if facts.get("redis") is False:
+        return "Redis does not answer. Users, events and load are unknown until it does."
+    if facts.get("engine") is False:
+        return "no engine answers. Recommendations are popular items until one does."
+    return "answers come from the fallback, or not at all."
 
 
 @st.fragment(run_every="2s")
@@ -135,7 +144,7 @@ def _engines(board: Board) -> pl.DataFrame:
                 "queries per batch": round(s.batch_requests_mean, 1),
                 "step p50, ms": round(s.step_ms_p50, 1),
                 "step p99, ms": round(s.step_ms_p99, 1),
-                "behind the newest, s": (newest - s.ts) / 1_000,
+                "behind the newest, s": round((newest - s.ts) / 1_000, 1),
             }
             for name, s in sorted(last.items())
         ]

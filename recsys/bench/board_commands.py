@@ -42,19 +42,27 @@ def board(
     minutes: Annotated[float, typer.Option(min=0.1, max=600, help="Of overload, with one viewer and one tab")] = 1.0,
     turns: Annotated[int, typer.Option(min=1, max=100, help="Pairs of turns")] = 5,
     quick: Annotated[bool, typer.Option(help="Short turns: a look at it, no figures to quote")] = False,
-    out: Annotated[Path | None, typer.Option(help="csv file to add the row to")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="csv file to add the row to; NAME-minutes.csv beside it has the minutes")
+    ] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture to write")] = None,
 ) -> None:
     """Serving p99 with open boards over p99 without, redraw times and memory of board and tab in overload."""
     from recsys.bench.board import BoardOptions, measure_board
-    from recsys.bench.commands import report
+    from recsys.bench.board_plots import plot_board
+    from recsys.bench.commands import add_to_csv, report
 
     options = BoardOptions(viewers=viewers, rate=rate, overload_rate=overload, overload_s=60 * minutes, turns=turns)
     if quick:
         options = replace(options, turn_s=5.0, turns=2, overload_s=10.0)
     console = Console(stderr=True)
     with _filled(folder, console) as stack:
-        row = asyncio.run(measure_board(stack, folder / "world", options, console))
-    report("board", [row], out)
+        run = asyncio.run(measure_board(stack, folder / "world", options, console))
+    report("board", [run.row], out)
+    if out is not None:
+        add_to_csv(run.minutes, out.with_stem(f"{out.stem}-minutes"), replace=True)
+    if image is not None:
+        plot_board(run, options, image)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from recsys.stack.redis_server import free_port
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from playwright.sync_api import Page
 
 WINDOW = {"width": 1180, "height": 800}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -37,6 +38,10 @@ COLOURS, PALETTE_FRAMES = 96, 6
 BOARD_WITHIN_S = 60
 LATE_S = 3.0
 HEAT_MAPS = ".st-key-picture [data-testid=stVegaLiteChart]"  # the first two charts
+# However long the headline's sentences get, the charts stay where the camera is.
+STEADY = ".st-key-head { height: 84px; flex: none !important; overflow: hidden } .story p { height: 3.2em }"
+SWATCH_PX = 24
+HOTTEST = ["#6ece58", "#b5de2b", "#fde725"]  # the upper end of the heat maps' scale
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,15 +151,8 @@ def _shots(
         start_load()
         began = time.monotonic()
         page.locator(f"{HEAT_MAPS} :is(canvas, svg.marks)").first.wait_for(timeout=BOARD_WITHIN_S * 1_000)
-        page.add_style_tag(content=".story p { min-height: 3.2em }")  # one line or two, the charts stay where they are
-        clip: Any = page.evaluate(
-            """charts => {
-                const top = document.querySelector('.st-key-head').getBoundingClientRect().top - 6;
-                const end = document.querySelectorAll(charts)[1].getBoundingClientRect().bottom;
-                return {x: 0, y: top, width: window.innerWidth, height: end - top};
-            }""",
-            HEAT_MAPS,
-        )
+        page.add_style_tag(content=STEADY)
+        clip = _clip(page)
         seconds = int(options.calm_s + options.crowd_s + options.after_s)
         for second in track(range(seconds), told, console=console, transient=True):
             page.wait_for_timeout(max(0.0, 1e3 * (began + options.before_s + second - time.monotonic())))
@@ -163,6 +161,18 @@ def _shots(
             shots.append(page.screenshot(clip=clip))
         browser.close()
     return shots
+
+
+def _clip(page: Page) -> Any:
+    """Headline, figures and both heat maps with their axes."""
+    return page.evaluate(
+        """charts => {
+            const top = document.querySelector('.st-key-head').getBoundingClientRect().top - 6;
+            const end = document.querySelectorAll(charts)[1].getBoundingClientRect().bottom + 6;
+            return {x: 0, y: top, width: window.innerWidth, height: end - top};
+        }""",
+        HEAT_MAPS,
+    )
 
 
 def chromium() -> str | None:
@@ -197,7 +207,11 @@ def _save(frames: Sequence[Image], out: Path) -> None:
     """One palette for all frames, made from a few of them: what does not change then costs nothing."""
     from PIL import Image
 
-    palette = _stacked(frames[:: max(1, len(frames) // PALETTE_FRAMES)]).quantize(COLOURS)
+    from dashboard.charts import STEP_COLOURS
+
+    # Small in every frame, but they carry a meaning.
+    swatches = [Image.new("RGB", (frames[0].width, SWATCH_PX), colour) for colour in (*STEP_COLOURS, *HOTTEST)]
+    palette = _stacked([*frames[:: max(1, len(frames) // PALETTE_FRAMES)], *swatches]).quantize(COLOURS)
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out.parent.mkdir(parents=True, exist_ok=True)
     durations = [FRAME_MS] * (len(flat) - 1) + [LAST_FRAME_MS]

@@ -6,8 +6,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
+from dashboard.charts import STEP_COLOURS
 from recsys.bench import film
 from recsys.bench.film import FilmOptions
 
@@ -34,6 +35,18 @@ def test_shots_of_two_policies_become_frames_one_above_the_other(tmp_path: Path)
         assert told.info["duration"] == film.LAST_FRAME_MS
     assert red == pytest.approx((255, 0, 0), abs=12)
     assert blue == pytest.approx((0, 0, 255), abs=12)
+
+
+def test_a_small_mark_keeps_the_colour_that_tells_its_meaning(tmp_path: Path) -> None:
+    frame = Image.radial_gradient("L").resize((300, 300)).convert("RGB")
+    marks = {(10 + 20 * n, 10): colour for n, colour in enumerate((*STEP_COLOURS, *film.HOTTEST))}
+    for (x, y), colour in marks.items():
+        frame.paste(colour, (x, y, x + 8, y + 8))
+    film._save([frame] * 3, tmp_path / "film.gif")
+    with Image.open(tmp_path / "film.gif") as told:
+        kept = told.convert("RGB")
+    for (x, y), colour in marks.items():
+        assert kept.getpixel((x + 4, y + 4)) == pytest.approx(ImageColor.getrgb(colour), abs=16)
 
 
 def test_the_load_has_its_crowd_where_it_is_filmed() -> None:

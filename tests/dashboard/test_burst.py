@@ -130,3 +130,14 @@ def test_a_run_that_cannot_start_says_why(lab: Lab, served: Any, tmp_path: Path)
     assert "exit code 2" in run.error
     assert "tastes" in run.error
     assert "exit code 2" in report.headline(run)
+
+
+def test_broken_bounds_are_told_in_words() -> None:
+    bounds = [
+        {"option": "min_achieved", "phase": "crowd", "value": 0.918, "limit": 0.98, "ok": False},
+        {"option": "max_error_share", "phase": "events of calm", "value": None, "limit": 0.01, "ok": False},
+        {"option": "max_shed_share", "phase": "calm", "value": 0.0, "limit": 1.0, "ok": True},
+    ]
+    crowd, calm = report.broken_bounds({"thresholds": bounds})
+    assert crowd.startswith("during: 91.8% of the requests went out on time, at least 98% should")
+    assert calm.startswith("events of before: nothing of the answers were errors, at most 1%")

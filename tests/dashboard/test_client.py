@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -67,12 +68,15 @@ def stranger() -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            status, body = (503, b"<h1>down</h1>") if self.path == "/v1/router" else (200, b'{"hello": 1}')
+            status, body = (503, b"<h1>down</h1>") if "experts" not in self.path else (200, b'{"hello": 1}')
             self.send_response(status)
             self.send_header("Retry-After", "7")
-            self.send_header("Content-Length", str(len(body)))
+            cut_off = 50 if self.path == "/v1/models" else 0
+            self.send_header("Content-Length", str(len(body) + cut_off))
             self.end_headers()
             self.wfile.write(body)
+            if cut_off:
+                time.sleep(0.6)
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
@@ -92,6 +96,11 @@ def test_another_service(stranger: str) -> None:
     with pytest.raises(RefusedError, match="down") as refused:
         Client(stranger).router()
     assert (refused.value.status, refused.value.retry_after_s) == (503, 7.0)
+
+
+def test_a_refusal_that_never_ends_is_a_failure_like_any_other(stranger: str) -> None:
+    with pytest.raises(UnreachableError, match="No answer from"):
+        Client(stranger, timeout_s=0.2).models()
 
 
 def test_the_base_url_is_checked() -> None:

@@ -294,8 +294,7 @@ def test_compare_without_the_service(served: Any) -> None:
 def test_experts_by_category(served: Any) -> None:
     page = run(_experts)
     assert len(page.get("vega_lite_chart")) == served.fake.layers
-    assert len(page.dataframe) == served.fake.layers
-    assert page.dataframe[0].value.shape == (16, 4)
+    assert [table.value.shape for table in page.dataframe] == [(16, 4), (16, 6)] * served.fake.layers
     assert {r["priority"] for r in served.fake.requests} == {"batch"}
     asked = len(served.fake.requests)
     page.run()
@@ -306,10 +305,28 @@ def test_experts_by_category(served: Any) -> None:
 
 def test_experts_without_explanations(served: Any) -> None:
     served.fake.fallback = True
-    assert "No answer of the sample was explained" in shown(run(_experts))
+    page = run(_experts)
+    assert "No expert spoke: no engine answered in time. Trying again" in shown(page)
+    assert len(served.fake.requests) == 1, "asked in vain once a turn, not 24 times"
+    served.fake.fallback = False
+    assert "In words" in shown(page.run()), "nothing of the outage is kept"
     served.stop()
     st.cache_data.clear()
     assert "Disconnected" in shown(run(_experts))
+
+
+def test_old_answers_are_marked_while_the_service_is_gone(
+    served: Any, monkeypatch: pytest.MonkeyPatch, tiny_world: Path
+) -> None:
+    monkeypatch.setenv("RECSYS_DASHBOARD_TASTES", str(tiny_world / "tastes.json"))
+    pages = {script: run(script) for script in (_burst, _experts)}
+    served.stop()
+    for page in pages.values():
+        deadline = time.monotonic() + 10
+        while "What you see is from before" not in shown(page):
+            assert time.monotonic() < deadline, shown(page)
+            time.sleep(0.1)
+            page.run()
 
 
 def test_a_burst_needs_a_tastes_file(served: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -344,7 +361,7 @@ def test_system(served: Any) -> None:
     assert len(page.dataframe) == 3
     served.fake.fallback = True
     st.cache_data.clear()
-    run_until(_system, "Not ready")
+    run_until(_system, "Not ready: no engine answers")
     served.stop()
     st.cache_data.clear()
     run_until(_system, "Disconnected")

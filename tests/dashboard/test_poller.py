@@ -77,3 +77,12 @@ def test_disconnected_and_back(poller: Poller, served: Any) -> None:
     assert gone.snapshots, "the last picture stays"
     served.start()
     until(poller, lambda b: not b.disconnected, "back by itself")
+
+
+def test_a_surprise_does_not_end_the_polling(poller: Poller, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    until(poller, lambda b: b.version >= 1, "a poll")
+    with monkeypatch.context() as patched:
+        patched.setattr(poller.client, "router", lambda: 1 / 0)
+        told = until(poller, lambda b: b.disconnected, "noticed")
+        assert "ZeroDivisionError" in (told.error or "")
+    until(poller, lambda b: not b.disconnected, "back by itself")

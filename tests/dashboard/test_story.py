@@ -41,8 +41,10 @@ def test_a_crowd_is_named_with_its_numbers() -> None:
 
 def test_uneven_is_no_crowd_while_everything_fits() -> None:
     story = tell(now([70, 10, 10, 10], [70, 10, 10, 10], room=8.0), score_kept=1.0)
-    assert story.mood == "uneven"
+    assert (story.mood, story.title) == ("uneven", "Uneven, with room: expert 0 leads")
     assert "nothing has to move" in story.text
+    some = tell(now([70, 10, 10, 10], [69, 11, 10, 10], moved=1, room=8.0), score_kept=1.0)
+    assert (some.mood, "only full micro-batches move work" in some.text) == ("uneven", True)
 
 
 def test_two_crowds() -> None:
