@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 from prometheus_client import Counter
@@ -98,9 +98,15 @@ class EnginePool:
         raise lost
 
 
-def shorter_queue(engines: Iterable[EngineClient]) -> EngineClient:
+def shorter_queue(engines: Sequence[EngineClient]) -> EngineClient:
     """The less loaded of two engines drawn at random, among those that are ready if there are any."""
-    there = list(engines)
-    ready = [engine for engine in there if engine.ready] or there
-    drawn = random.sample(ready, 2) if len(ready) > 1 else ready
-    return min(drawn, key=lambda engine: engine.load)
+    there = [engine for engine in engines if engine.ready] or engines
+    first = int(random.random() * len(there))
+    if len(there) == 1:
+        return there[first]
+    second = (first + 1 + int(random.random() * (len(there) - 1))) % len(there)
+    return min(there[first], there[second], key=_load)
+
+
+def _load(engine: EngineClient) -> int:
+    return engine.load

@@ -7,6 +7,7 @@ the rows that it started with. Rows of deleted items stay, marked dead, so that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -49,8 +50,7 @@ class Catalogue:
 
     def rows(self, item_ids: Iterable[str]) -> list[int]:
         """Rows of items, 0 for those that are not in the catalogue."""
-        row = self._row.get
-        return [row(item_id, 0) for item_id in item_ids]
+        return list(map(self._row.get, item_ids, repeat(0)))
 
     def in_any_category(self, names: Sequence[str]) -> NDArray[np.bool_]:
         """Rows with at least one of these categories; an unknown category has none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from recsys.engine.catalogue import Catalogue
 from recsys.engine.packed_linear import pack_linears
 from recsys.engine.selection import Floats, Rows, eligible_rows, fuse_goals, goal_weights, pick
 from recsys.errors import InputError
-from recsys.model.ranker import Ranked
 from recsys.model.recommender import Recommender
 from recsys.wire import ExpertUse, RankReply, RankRequest, Similar
 from router.router import Router
@@ -135,41 +135,51 @@ class Runner:
         ranked = self.model.rank(encoded, torch.from_numpy(candidates_BN).to(self._device), catalogue.table_ID, router)
         logits_BNG = ranked.logits_BNG.double().cpu().numpy()
         compute_ms = (time.perf_counter() - started) * 1e3
-        score_BN, p_BNG = fuse_goals(logits_BNG, np.stack([job.weights_G for job in jobs]))
-        score_BN[candidates_BN == 0] = -np.inf
-        found_B = (candidates_BN > 0).sum(1).tolist()
-        kept, redirected_B = _route_quality(ranked)
+        score_BN, log_p_BNG = fuse_goals(logits_BNG, np.stack([job.weights_G for job in jobs]))
+        found_B = (candidates_BN > 0).sum(1)
+        kept, redirected_B = _route_quality(ranked.plans, found_B)
+        chosen = [
+            self._pick(job, catalogue, rows_N[:found], score_N[:found])
+            for job, rows_N, score_N, found in zip(jobs, candidates_BN, score_BN, found_B.tolist(), strict=True)
+        ]
+        chosen_BK = _padded(chosen, max(map(len, chosen)))
+        rows_BK = np.take_along_axis(candidates_BN, chosen_BK, 1).tolist()
+        score_BK = np.exp(np.take_along_axis(score_BN, chosen_BK, 1)).tolist()
+        p_BGK = np.exp(np.take_along_axis(log_p_BNG, chosen_BK[..., None], 1)).transpose(0, 2, 1).tolist()
+        cold_B: list[bool] = (history_BL.max(axis=1) == 0).tolist()
         replies = []
         for b, job in enumerate(jobs):
-            rows_N, found = candidates_BN[b], found_B[b]
-            vectors_ND = catalogue.vectors_ID[rows_N[:found]] if job.request.diversity > 0 else catalogue.vectors_ID[:0]
-            chosen = pick(score_BN[b, :found], vectors_ND, job.request.k, job.request.diversity)
-            item_ids = [catalogue.item_ids[row] for row in rows_N[chosen].tolist()]
-            experts = (
-                self._explain(item_ids, ranked.tokens_BN[b, chosen].tolist(), ranked.plans)
-                if job.request.explain
-                else ()
-            )
+            k = len(chosen[b])
+            item_ids = [catalogue.item_ids[row] for row in rows_BK[b][:k]]
+            experts: tuple[ExpertUse, ...] = ()
+            if job.request.explain:
+                experts = self._explain(item_ids, ranked.tokens_BN[b, chosen_BK[b, :k]].tolist(), ranked.plans)
             replies.append(
                 RankReply(
                     id=job.request.id,
                     status="ok",
                     item_ids=item_ids,
-                    scores=np.exp(score_BN[b, chosen]).tolist(),
-                    goals=dict(zip(self.model.config.goals, p_BNG[b, chosen].T.tolist(), strict=True)),
+                    scores=score_BK[b][:k],
+                    goals={goal: p_K[:k] for goal, p_K in zip(self.model.config.goals, p_BGK[b], strict=True)},
                     model_version=self.model.version,
                     policy=router.policy.name,
                     step=step,
                     score_kept=kept,
                     redirected=redirected_B[b],
-                    cold_start=not history_BL[b].any(),
-                    candidates=found,
+                    cold_start=cold_B[b],
+                    candidates=int(found_B[b]),
                     batch_requests=batch,
                     compute_ms=compute_ms,
                     experts=experts,
                 )
             )
-        return replies, ranked.plans, sum(found_B)
+        return replies, ranked.plans, int(found_B.sum())
+
+    @staticmethod
+    def _pick(job: _Job, catalogue: Catalogue, rows_N: Rows, score_N: Floats) -> list[int]:
+        """Places of the chosen ones among the candidates, best first."""
+        vectors_ND = catalogue.vectors_ID[rows_N if job.request.diversity > 0 else []]
+        return pick(score_N, vectors_ND, job.request.k, job.request.diversity).tolist()
 
     def _histories(self, jobs: list[_Job]) -> tuple[Rows, Rows]:
         """Table rows and kinds of the histories, right-padded with 0; ids that the catalogue lacks are left out."""
@@ -178,7 +188,7 @@ class Runner:
         kinds_BL: list[list[int]] = []
         for job in jobs:
             rows = job.history
-            kinds = [kind_of.get(kind, 0) for kind in job.request.history_kinds or ("click",) * len(rows)]
+            kinds = list(map(kind_of.get, job.request.history_kinds or ("click",) * len(rows), repeat(0)))
             if 0 in rows:
                 known = [n for n, row in enumerate(rows) if row]
                 rows, kinds = [rows[n] for n in known], [kinds[n] for n in known]
@@ -191,8 +201,8 @@ class Runner:
     def _retrieve(self, jobs: list[_Job], user_BD: Tensor, catalogue: Catalogue, candidates: int) -> Rows:
         """Candidate rows per request, 0 = none: those named by the caller, else the nearest eligible items."""
         scores_BI = self.model.retrieval_scores(user_BD, catalogue.table_ID)
-        allowed_BI = torch.from_numpy(np.stack([job.allowed_I for job in jobs])).to(self._device)
-        scores_BI = scores_BI.masked_fill(~allowed_BI, -torch.inf)
+        barred_BI = torch.from_numpy(np.stack([job.allowed_I for job in jobs])).logical_not_().to(self._device)
+        scores_BI = scores_BI.masked_fill_(barred_BI, -torch.inf)
         width = min(max(candidates, *(job.request.k for job in jobs)), scores_BI.shape[1])  # k may ask for more
         top_scores_BN, top_rows_BN = scores_BI.topk(width, dim=1)
         found_BN = torch.where(top_scores_BN.isfinite(), top_rows_BN, 0).cpu().numpy()
@@ -246,13 +256,16 @@ def _padded(lists: list[list[int]], width: int) -> Rows:
     return rows_BL
 
 
-def _route_quality(ranked: Ranked) -> tuple[float, list[float]]:
-    """The score kept by the batch, over which the router balances, and each request's own share of redirected slots."""
-    real_BN = ranked.tokens_BN >= 0
-    if not any(bool(plan.redirected_TK.any()) for plan in ranked.plans):
-        redirected_B = [0.0] * len(real_BN)
-    else:
-        redirected_T = torch.stack([plan.redirected_TK.float().mean(1) for plan in ranked.plans]).mean(0)
-        redirected_BN = torch.where(real_BN, redirected_T[ranked.tokens_BN], 0.0)
-        redirected_B = (redirected_BN.sum(1) / real_BN.sum(1).clamp(min=1)).tolist()
-    return float(torch.stack([plan.score_kept for plan in ranked.plans]).mean()), redirected_B
+def _route_quality(plans: Sequence[RoutingPlan], found_B: Rows) -> tuple[float, list[float]]:
+    """The score kept by the batch, over which the router balances, and each request's own share of redirected slots.
+
+    Tokens are the candidates that are there, request by request.
+    """
+    kept = sum(float(plan.score_kept) for plan in plans) / len(plans)
+    if not any(bool(plan.redirected_TK.any()) for plan in plans):
+        return kept, [0.0] * len(found_B)
+    redirected_T = torch.stack([plan.redirected_TK for plan in plans]).sum((0, 2)).cpu().numpy()
+    slots = sum(plan.redirected_TK.shape[1] for plan in plans)
+    until_T = np.concatenate([[0], redirected_T.cumsum()])
+    ends_B = found_B.cumsum()
+    return kept, ((until_T[ends_B] - until_T[ends_B - found_B]) / (slots * found_B.clip(1))).tolist()

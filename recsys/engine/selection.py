@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import logsigmoid
 
 from recsys.engine.catalogue import Catalogue
 from recsys.errors import InputError
@@ -60,14 +62,14 @@ def goal_weights(goals: Mapping[str, float], known: tuple[str, ...]) -> Floats:
 
 
 def fuse_goals(logits_NG: Floats, weights_G: Floats) -> tuple[Floats, Floats]:
-    """One score per candidate: the weighted geometric mean of the goals' probabilities, and the probabilities.
+    """One score per candidate, the weighted geometric mean of the goals' probabilities, as a logarithm; and theirs.
 
-    Worked out in logarithms, where large logits still differ; weights multiply the logarithms, so that a goal of
-    weight 2 counts twice and a negative one pushes away. A batch of requests may stand in front of both.
+    Large logits still differ in logarithms; weights multiply them, so that a goal of weight 2 counts twice and a
+    negative one pushes away. A batch of requests may stand in front of both.
     """
-    log_p_NG = -np.logaddexp(0.0, -logits_NG)
+    log_p_NG = logsigmoid(torch.from_numpy(logits_NG)).numpy()  # far faster than what NumPy has for it
     share_G = weights_G / np.abs(weights_G).sum(axis=-1, keepdims=True)
-    return (log_p_NG @ share_G[..., None])[..., 0], np.exp(log_p_NG)
+    return (log_p_NG @ share_G[..., None])[..., 0], log_p_NG
 
 
 def pick(log_score_N: Floats, vectors_ND: NDArray[np.float32], k: int, diversity: float) -> Rows:
@@ -76,7 +78,7 @@ def pick(log_score_N: Floats, vectors_ND: NDArray[np.float32], k: int, diversity
     With `diversity` > 0, maximal marginal relevance (Carbonell & Goldstein 1998): each next item trades its own
     score, scaled to [0, 1], against its largest cosine to those already chosen.
     """
-    order_N = np.lexsort((np.arange(len(log_score_N)), -log_score_N))
+    order_N = np.argsort(-log_score_N, kind="stable")
     if diversity <= 0 or k <= 1:
         return order_N[:k]
     pool = order_N[: max(4 * k, 50)]

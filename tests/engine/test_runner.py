@@ -185,3 +185,17 @@ def test_fewer_candidates_are_the_nearest_ones_and_named_ones_are_all_ranked(
         )
 
     assert [ranked(request) for request in (found, many, named)] == [20, 40, 45]
+
+
+def test_each_request_is_told_its_own_share_of_redirected_slots(runner: Runner, catalogue: Catalogue) -> None:
+    crowd = [
+        RankRequest(id=str(n), time_left_ms=1, k=60, history=("i3", "i9"), candidates=names, explain=True)
+        for n, names in enumerate([None, ("i1",), tuple(f"i{m}" for m in range(10, 45)), ("no such",), None])
+    ]
+    replies = runner.run(crowd, catalogue, router(runner, "price", 0.7), step="redirect").replies
+    slots = runner.model.config.k * runner.model.config.moe_layers
+    for reply in replies:
+        moved = sum(len(use.redirected_to) for use in reply.experts)
+        assert reply.redirected == pytest.approx(moved / max(1, slots * reply.candidates))
+    assert len({reply.redirected for reply in replies}) > 2
+    assert [len(reply.item_ids) for reply in replies] == [reply.candidates for reply in replies] == [60, 1, 35, 0, 60]

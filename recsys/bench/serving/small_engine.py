@@ -52,7 +52,7 @@ class SmallRunner(Runner):
         started = time.perf_counter()
         some = catalogue.item_ids[1 : CANDIDATES + 1]
         users = [int(request.history[-1]) % USERS if request.history else 0 for request in requests]
-        items = [[int(item) for item in request.candidates or some] for request in requests]
+        items = [list(map(int, request.candidates or some)) for request in requests]
         found = self._ranker.best(users, items)
         compute_ms = (time.perf_counter() - started) * 1e3
         replies = [
