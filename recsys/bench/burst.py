@@ -18,23 +18,23 @@ from typing import Literal, NamedTuple, get_args
 
 import httpx
 import msgspec
-import numpy as np
 import polars as pl
 from rich.console import Console
 
 from recsys.bench.open_loop import Outcome, closed_loop, connections, open_loop
+from recsys.collector import not_collecting
 from recsys.data.dataset import Dataset
 from recsys.data.splits import leave_one_out
 from recsys.errors import InputError
 
 Crowd = Literal["uniform", "one category"]
-Row = dict[str, float | str]
-
 CONNECTIONS = 512
 QUESTIONS = 2_000
 HISTORY = 50
 K = 10
 BIN_S = 0.5
+PADDED = "topk-padded"  # plain top-k where the step pays for the fullest expert
+POLICIES = (PADDED, "topk", "drop", "price")
 SETTLE_S = 2.0
 
 
@@ -46,15 +46,26 @@ class Service(NamedTuple):
 
 
 class Arm(NamedTuple):
-    """What is compared: a policy, on one of the services, which differ in their ladder."""
+    """What is compared: a policy, with the ladder "on" or "off"."""
 
     policy: str
     ladder: str
 
+    @property
+    def service(self) -> str:
+        """Name of the service that it needs: services differ in their ladder and in the form of the experts."""
+        return PADDED if self.policy == PADDED else self.ladder
+
+    @property
+    def routed_by(self) -> str:
+        """The policy's name in the service."""
+        return "topk" if self.policy == PADDED else self.policy
+
 
 def arms(policies: Sequence[str], ladders: Sequence[str]) -> tuple[Arm, ...]:
-    """Every policy with every ladder."""
-    return tuple(Arm(policy, ladder) for policy in policies for ladder in ladders)
+    """Every policy with every ladder; padded experts without it, since they are a form that is compared with."""
+    found = (Arm(policy, "off" if policy == PADDED else ladder) for policy in policies for ladder in ladders)
+    return tuple(dict.fromkeys(found))
 
 
 def crowds_of(names: Sequence[str]) -> tuple[Crowd, ...]:
@@ -73,11 +84,11 @@ def crowds_of(names: Sequence[str]) -> tuple[Crowd, ...]:
 class BurstOptions:
     """The story; rates are relative to saturation."""
 
-    arms: tuple[Arm, ...] = arms(("topk", "drop", "price"), ("on", "off"))
+    arms: tuple[Arm, ...] = arms(POLICIES, ("on", "off"))
     crowds: tuple[Crowd, ...] = ("uniform", "one category")
-    calm_s: float = 10.0
-    crowd_s: float = 30.0
-    after_s: float = 15.0
+    calm_s: float = 5.0
+    crowd_s: float = 15.0
+    after_s: float = 5.0
     calm_share: float = 0.3
     times: float = 10.0
     in_crowd_share: float = 0.8
@@ -90,7 +101,7 @@ class BurstOptions:
     @staticmethod
     def quick(arms: tuple[Arm, ...]) -> BurstOptions:
         """A look at it in about two minutes; no figures to quote."""
-        return BurstOptions(arms=arms, calm_s=3.0, crowd_s=5.0, after_s=4.0, saturate_s=2.0, same_rate_s=3.0)
+        return BurstOptions(arms=arms, calm_s=3.0, crowd_s=5.0, after_s=4.0, saturate_s=2.0, same_rate_s=2.0)
 
     @property
     def seconds(self) -> float:
@@ -176,7 +187,7 @@ class Questions:
 async def run_burst(
     services: Mapping[str, Service], questions: Questions, options: BurstOptions, console: Console
 ) -> tuple[float, list[Trial]]:
-    """The rate of saturation (plain top-k, closed loop) and all trials; `services` by the ladder of the arms."""
+    """The rate of saturation (plain top-k, closed loop) and all trials; `services` by the arms' `service`."""
     plain = services.get("off", next(iter(services.values())))  # of whole answers, if one is there to give them
     saturation = await saturation_of(plain, questions, options)
     console.print(f"Saturation: {saturation:.0f} answers/s")
@@ -185,14 +196,16 @@ async def run_burst(
     ]
     trials = []
     with console.status("") as status:
-        for turn, (repeat, crowd, (policy, ladder)) in enumerate(turns, start=1):
-            status.update(f"{turn} of {len(turns)}: {policy}, ladder {ladder}, crowd {crowd}")
-            service = services[ladder]
-            await switch(service, policy)
-            outcomes = await one_trial(service.base, questions, options, crowd, saturation)
-            await switch(service, policy)
-            same = await at_accepted_rate(service.base, questions, options, crowd, outcomes)
-            trials.append(Trial(policy, ladder, crowd, repeat, outcomes, same))
+        for turn, (repeat, crowd, arm) in enumerate(turns, start=1):
+            status.update(f"{turn} of {len(turns)}: {arm.policy}, ladder {arm.ladder}, crowd {crowd}")
+            service = services[arm.service]
+            await switch(service, arm.routed_by)
+            with not_collecting():  # a look through all outcomes would make the load late by a tenth of a second
+                outcomes = await one_trial(service.base, questions, options, crowd, saturation)
+            await switch(service, arm.routed_by)
+            with not_collecting():
+                same = await at_accepted_rate(service.base, questions, options, crowd, outcomes)
+            trials.append(Trial(arm.policy, arm.ladder, crowd, repeat, outcomes, same))
     return saturation, trials
 
 
@@ -231,7 +244,7 @@ async def at_accepted_rate(
     base: str, questions: Questions, options: BurstOptions, crowd: Crowd, outcomes: Sequence[Outcome]
 ) -> list[Outcome]:
     """What the crowd's questions get when no more are asked than were answered in it."""
-    rate = len(_accepted(options.phase("crowd", outcomes))) / options.crowd_s
+    rate = sum(one.accepted for one in options.phase("crowd", outcomes)) / options.crowd_s
     if not rate:
         return []
     asked = _Asker(questions, options, crowd)
@@ -263,75 +276,6 @@ class _Asker:
 def gain(outcome: Outcome, next_item: str) -> float:
     """NDCG@10 of one list: 1 / log2(1 + rank) of the item that its user took next, 0 where it is not in it."""
     return 1 / math.log2(2 + outcome.items.index(next_item)) if next_item in outcome.items else 0.0
-
-
-def rows_of(trials: Sequence[Trial], saturation: float, options: BurstOptions) -> list[Row]:
-    """One row per trial."""
-    return [_row(trial, saturation, options) for trial in trials]
-
-
-def recovery_s(outcomes: Sequence[Outcome], options: BurstOptions) -> float:
-    """Time after the crowd until all is well for good: everything answered, p99 at most twice that of the calm."""
-    bound_s = 2 * _quantile(_accepted(options.phase("calm", outcomes)), 99)
-    ended_s = options.calm_s + options.crowd_s
-    unwell = [
-        one.due_s + BIN_S
-        for one in options.phase("after", outcomes)
-        if one.status != 200 or one.fallback or one.latency_s > max(bound_s, options.deadline_ms / 1e3)
-    ]
-    return max(unwell, default=ended_s) - ended_s
-
-
-def _row(trial: Trial, saturation: float, options: BurstOptions) -> Row:
-    row: Row = {"policy": trial.policy, "ladder": trial.ladder, "crowd": trial.crowd, "repeat": trial.repeat}
-    calm, crowd = (options.phase(name, trial.outcomes) for name in ("calm", "crowd"))
-    good = _accepted(crowd)
-    calm_p99, crowd_p99 = _quantile(_accepted(calm), 99), _quantile(good, 99)
-    same_p99 = _quantile(_accepted(trial.same_rate), 99)
-    steps = Counter(one.step for one in good)
-    row |= {
-        "saturation_per_s": saturation,
-        "offered_over_saturation": len(crowd) / options.crowd_s / saturation,
-        "goodput_over_saturation": sum(one.latency_s <= options.deadline_ms / 1e3 for one in good)
-        / options.crowd_s
-        / saturation,
-        "shed_share": sum(one.status == 503 for one in crowd) / len(crowd),
-        "fallback_share": sum(one.fallback for one in crowd) / len(crowd),
-        "neither_200_nor_503": sum(one.status not in (200, 503) for one in trial.outcomes),
-        "calm_p50_ms": _quantile(_accepted(calm), 50) * 1e3,
-        "calm_p99_ms": calm_p99 * 1e3,
-        "crowd_p50_ms": _quantile(good, 50) * 1e3,
-        "crowd_p99_ms": crowd_p99 * 1e3,
-        "crowd_p99_over_calm": crowd_p99 / calm_p99 if calm_p99 else float("nan"),
-        "same_rate_p99_ms": same_p99 * 1e3,
-        "crowd_p99_over_same_rate": crowd_p99 / same_p99 if same_p99 else float("nan"),
-        "generator_late_p99_ms": float(np.percentile([one.late_s for one in crowd], 99)) * 1e3,
-        "score_kept_calm": _kept(_accepted(calm)),
-        "score_kept_crowd": _kept(good),
-        "redirected_crowd": float(np.mean([one.redirected for one in good])) if good else float("nan"),
-        "ndcg_calm": _ndcg(calm),
-        "ndcg_crowd": _ndcg(crowd),
-        "recovery_s": recovery_s(trial.outcomes, options),
-    }
-    return row | {f"{step}_share": steps[step] / max(1, len(good)) for step in ("calm", "redirect", "economise")}
-
-
-def _accepted(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return [one for one in outcomes if one.status == 200 and not one.fallback]
-
-
-def _quantile(outcomes: Sequence[Outcome], percent: float) -> float:
-    return float(np.percentile([one.latency_s for one in outcomes], percent)) if outcomes else float("nan")
-
-
-def _kept(outcomes: Sequence[Outcome]) -> float:
-    return float(np.mean([one.score_kept for one in outcomes])) if outcomes else float("nan")
-
-
-def _ndcg(outcomes: Sequence[Outcome]) -> float:
-    """Mean gain of the lists that were given, popular ones of the fallback too; a refusal is no list."""
-    gains = [one.gain for one in outcomes if one.status == 200]
-    return float(np.mean(gains)) if gains else float("nan")
 
 
 async def switch(service: Service, policy: str) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys.bench.burst import BIN_S, BurstOptions, Trial
 
-COLOURS = {"topk": "#999999", "drop": "#5c6b73", "price": "#d1495b"}
+COLOURS = {"topk-padded": "#d9a441", "topk": "#999999", "drop": "#5c6b73", "price": "#d1495b"}
 OTHER = "#00798c"
 
 
@@ -25,7 +25,7 @@ def plot_burst(trials: Sequence[Trial], saturation: float, options: BurstOptions
     for column, crowd in enumerate(options.crowds):
         goodput, latency = axes[0][column], axes[1][column]
         for trial in (t for t in trials if t.crowd == crowd and t.repeat == 0):
-            good = [o for o in trial.outcomes if o.status == 200 and not o.fallback]
+            good = [o for o in trial.outcomes if o.accepted]
             due = np.array([o.due_s for o in good])
             p99 = [
                 np.percentile(inside, 99) * 1e3

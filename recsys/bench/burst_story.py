@@ -16,8 +16,9 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from recsys.bench.burst import Arm, BurstOptions, Questions, Row, Service, rows_of, run_burst
+from recsys.bench.burst import PADDED, Arm, BurstOptions, Questions, Service, run_burst
 from recsys.bench.burst_plots import plot_burst
+from recsys.bench.burst_rows import Row, rows_of
 from recsys.bench.commands import add_to_csv, burst_services
 from recsys.bench.machine import machine
 from recsys.errors import InputError, UnavailableError
@@ -70,6 +71,8 @@ class StoryOptions:
             policy, _, ladder = text.strip().partition(":")
             if not policy or ladder not in ("", "on", "off"):
                 raise InputError(f"--arms: {text!r} is not POLICY or POLICY:off", field="arms")
+            if self.api and policy == PADDED:
+                raise InputError(f"--arms: {PADDED} is a kind of engine, not a policy of a running one", field="arms")
             if self.api and ladder:
                 raise InputError(f"--arms: {text!r}: the ladder of a running service stays as it is", field="arms")
             found.append(Arm(policy, AS_IT_RUNS if self.api else ladder or "on"))
@@ -149,7 +152,7 @@ def _services(options: StoryOptions, arms: Sequence[Arm], console: Console) -> I
         return
     ensure_world(world, console)
     ensure_model(model, world, console)
-    with burst_services(world, model, list(dict.fromkeys(arm.ladder for arm in arms)), console) as services:
+    with burst_services(world, model, list(dict.fromkeys(arm.service for arm in arms)), console) as services:
         yield services
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from recsys.bench.board_commands import board, film
+from recsys.bench.burst_commands import burst, calm
 from recsys.bench.fault_commands import health, soak
 from recsys.bench.learning_commands import new_expert, online
 from recsys.bench.machine import machine
@@ -27,6 +28,8 @@ bench = typer.Typer(no_args_is_help=True, help=__doc__)
 
 bench.command()(board)
 bench.command()(film)
+bench.command()(burst)
+bench.command()(calm)
 bench.command()(health)
 bench.command()(soak)
 bench.command()(online)
@@ -149,39 +152,6 @@ def redirect_cost(
 
 
 @bench.command()
-def burst(
-    world: Annotated[Path, typer.Option(help="Data set folder, as `recsys demo` leaves it")] = Path("var/demo/world"),
-    model: Annotated[Path, typer.Option(help="Model folder")] = Path("var/demo/model"),
-    policies: Annotated[str, typer.Option(help="Names, with commas")] = "topk,drop,price",
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds over all of them")] = 1,
-    quick: Annotated[bool, typer.Option(help="Short phases: a look at it, no figures to quote")] = False,
-    crowds: Annotated[str, typer.Option(help="Kinds of crowd, with commas")] = "uniform,one category",
-    calm_s: Annotated[float, typer.Option(min=1, help="Before the crowd")] = 10.0,
-    crowd_s: Annotated[float, typer.Option(min=1, help="Of ten times the rate")] = 30.0,
-    after_s: Annotated[float, typer.Option(min=1, help="After it")] = 15.0,
-    out: Annotated[Path, typer.Option(help="csv file to add the rows to")] = Path("docs/benchmarks/burst.csv"),
-    images: Annotated[Path, typer.Option(help="Folder for the picture")] = Path("docs/images"),
-) -> None:
-    """Calm, a crowd of ten times the rate, calm: goodput, p99, refusals, score kept, with and without the ladder."""
-    from dataclasses import replace
-
-    from recsys.bench.burst import BurstOptions, Questions, arms, crowds_of, rows_of, run_burst
-    from recsys.bench.burst_plots import plot_burst
-
-    console, ladders = Console(stderr=True), ("on", "off")
-    compared = arms(policies.split(","), ladders)
-    options = BurstOptions(compared, calm_s=calm_s, crowd_s=crowd_s, after_s=after_s)
-    options = replace(
-        BurstOptions.quick(compared) if quick else options, repeats=repeats, crowds=crowds_of(crowds.split(","))
-    )
-    questions = Questions.of(world, options.seed)
-    with burst_services(world, model, ladders, console) as services:
-        saturation, trials = asyncio.run(run_burst(services, questions, options, console))
-    report("burst", rows_of(trials, saturation, options), out)
-    plot_burst(trials, saturation, options, images / "burst.png")
-
-
-@bench.command()
 def serve(
     peers_venv: Annotated[
         list[Path] | None,
@@ -218,19 +188,23 @@ def serve(
 
 
 @contextmanager
-def burst_services(world: Path, model: Path, ladders: Sequence[str], console: Console) -> Iterator[dict[str, Service]]:
-    """One service per ladder, "on" or "off", with the catalogue of a data set and nobody's history."""
-    from recsys.bench.burst import Service
+def burst_services(world: Path, model: Path, kinds: Sequence[str], console: Console) -> Iterator[dict[str, Service]]:
+    """One service of each kind, with the catalogue of a data set and nobody's history.
+
+    Kinds are the ladder, "on" or "off", and `PADDED`: without the ladder, experts padded to the fullest one.
+    """
+    from recsys.bench.burst import PADDED, Service
     from recsys.data.dataset import Dataset
     from recsys.events.replay import publish_catalogue
 
     services = {}
     with ExitStack() as running:
-        for ladder in ladders:  # one after the other, or both would find the same port free
-            stack = running.enter_context(_stack(model, console, RECSYS_ENGINE__LADDER=ladder))
+        for kind in kinds:  # one after the other, or both would find the same port free
+            ladder, engine = ("off", ("-m", "recsys.bench.padded_engine")) if kind == PADDED else (kind, None)
+            stack = running.enter_context(_stack(model, console, engine, RECSYS_ENGINE__LADDER=ladder))
             publish_catalogue(Dataset.load(world), stack.settings(), console=console)
             stack.wait_ready()
-            services[ladder] = Service(stack.base, stack.admin_key)
+            services[kind] = Service(stack.base, stack.admin_key)
         yield services
 
 
@@ -259,13 +233,14 @@ def add_to_csv(rows: Sequence[Mapping[str, float | str]], out: Path, *, replace:
 
 
 @contextmanager
-def _stack(model: Path, console: Console, **more: str) -> Iterator[LocalStack]:
-    """A service of the measurement's own, in a temporary folder."""
+def _stack(model: Path, console: Console, engine: tuple[str, ...] | None = None, **more: str) -> Iterator[LocalStack]:
+    """A service of the measurement's own, in a temporary folder; `engine` runs another kind of engine."""
     from recsys.stack.local import LocalStack
     from recsys.stack.processes import Processes
 
     with tempfile.TemporaryDirectory(prefix="recsys-bench-") as name, Processes(Path(name) / "logs") as processes:
         stack = LocalStack(processes, Path(name), console, port=8000, more=more)
+        stack.engine_module = engine or stack.engine_module
         stack.start_redis()
         stack.start_service(model.resolve())
         yield stack

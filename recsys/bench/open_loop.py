@@ -54,6 +54,11 @@ class Outcome:
     gain: float = 0.0
     late_s: float = 0.0
 
+    @property
+    def accepted(self) -> bool:
+        """Answered by the model."""
+        return self.status == 200 and not self.fallback
+
 
 _decode = msgspec.json.Decoder(_Answer).decode
 

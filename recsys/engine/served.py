@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 
@@ -29,10 +30,13 @@ class Served:
 
     Attributes:
         catalogue: None until the first one is loaded.
+        router_type: what routers are made of; a measurement may have its own.
 
     Raises:
         ModelFolderError: the folder is no model, or a broken one.
     """
+
+    router_type: ClassVar[type[Router]] = Router
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         device = settings.engine.device
@@ -59,7 +63,7 @@ class Served:
         """
         if policy not in self._routers:
             config = self.model.config
-            self._routers[policy] = Router(
+            self._routers[policy] = self.router_type(
                 policy,
                 capacity_factor=self._settings.router.capacity_factor,
                 layers=config.moe_layers,
@@ -76,7 +80,7 @@ class Served:
         allocations.
         """
         config, most = self.model.config, self._settings.engine.batch_max
-        router = Router(policy, capacity_factor=1.5, layers=config.moe_layers, experts=config.experts)
+        router = self.router_type(policy, capacity_factor=1.5, layers=config.moe_layers, experts=config.experts)
         seen = tuple(catalogue.item_ids[1 : config.history + 1])
         for height, now in enumerate(efforts):
             router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min

@@ -34,6 +34,7 @@ class LocalStack:
         more: further settings of all processes.
         engines: how many engine processes.
         learner: learn from the stream while serving.
+        engine_module: arguments of Python that run an engine.
     """
 
     processes: Processes
@@ -44,6 +45,7 @@ class LocalStack:
     more: Mapping[str, str] = field(default_factory=dict)
     engines: int = 1
     learner: bool = False
+    engine_module: tuple[str, ...] = ("-m", "recsys.cli", "serve", "engine")
     redis_url: str = ""
     base: str = ""
 
@@ -81,7 +83,7 @@ class LocalStack:
             self.processes.start(name, python("-m", "recsys.cli", "serve", name), env=environment)
         for name, socket in sockets.items():
             own = {**environment, "RECSYS_ENGINE__ENDPOINT": socket}
-            self.processes.start(name, python("-m", "recsys.cli", "serve", "engine"), env=own)
+            self.processes.start(name, python(*self.engine_module), env=own)
 
     @property
     def engine_names(self) -> list[str]:

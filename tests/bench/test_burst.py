@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +12,17 @@ import polars as pl
 import pytest
 
 from recsys.bench.burst import (
+    Arm,
     BurstOptions,
     Question,
     Questions,
     Trial,
+    arms,
     at_accepted_rate,
     crowds_of,
     gain,
-    recovery_s,
-    rows_of,
 )
+from recsys.bench.burst_rows import recovery_s, rows_of
 from recsys.bench.open_loop import Outcome, closed_loop, connections, open_loop
 from recsys.data.dataset import Dataset
 from recsys.errors import InputError
@@ -122,6 +124,35 @@ def test_a_row_says_what_happened_in_the_crowd() -> None:
     assert row["score_kept_crowd"] == pytest.approx(0.8)
     assert (row["economise_share"], row["calm_share"]) == (1.0, 0.0)
     assert row["recovery_s"] == pytest.approx(0.8)  # the late answer of 4.3 s, to the end of half a second
+
+
+def test_rows_stand_beside_padded_topk_and_beside_drop() -> None:
+    half = [one for n, one in enumerate(outcomes()) if n % 2 == 0 or one.due_s < 2]
+    kept = [replace(one, score_kept=0.9) for one in outcomes()]
+    trials = [
+        Trial("topk-padded", "off", "uniform", 0, [replace(one, status=503) if one.due_s > 3 else one for one in kept]),
+        Trial("drop", "on", "uniform", 0, half),
+        Trial("price", "on", "uniform", 0, kept),
+        Trial("price", "on", "one category", 0, kept),
+    ]
+    padded, drop, price, alone = rows_of(trials, 100.0, OPTIONS)
+    assert price["answers_over_padded"] == pytest.approx(
+        float(price["accepted_per_s"]) / float(padded["accepted_per_s"])
+    )
+    assert float(price["answers_over_padded"]) > 1
+    assert price["score_kept_over_drop"] == pytest.approx(0.1)
+    assert drop["score_kept_over_drop"] == 0
+    assert math.isnan(float(alone["answers_over_padded"]))
+
+
+def test_padded_experts_are_a_service_of_their_own_without_the_ladder() -> None:
+    found = arms(("topk-padded", "price"), ("on", "off"))
+    assert found == (Arm("topk-padded", "off"), Arm("price", "on"), Arm("price", "off"))
+    assert [(arm.service, arm.routed_by) for arm in found] == [
+        ("topk-padded", "topk"),
+        ("on", "price"),
+        ("off", "price"),
+    ]
 
 
 def test_all_well_after_the_crowd_is_no_time_at_all() -> None:
