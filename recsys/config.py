@@ -124,7 +124,9 @@ class EngineSettings(_Section):
     threads: PositiveInt = Field(1, description="Intra-op threads; at most half the cores when processes share them")
     queue_max: PositiveInt = Field(512, description="Requests waiting for a micro-batch; above it refused")
     wait_max_ms: PositiveFloat = Field(
-        50.0, description="Longest delay allowed under load, from arrival at the engine to the answer; above it refused"
+        50.0,
+        description="Longest delay allowed in a burst that passes, from arrival at the engine to the answer; above it "
+        "refused. In a crowd that stays, the queue is one micro-batch and delays are far below it",
     )
     batch_max: PositiveInt = Field(16, description="Most requests in one micro-batch")
     candidates: PositiveInt = Field(200, description="Candidates that retrieval hands to the ranker")
