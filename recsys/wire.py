@@ -96,12 +96,10 @@ class RankReply(msgspec.Struct, omit_defaults=True, tag_field="t", tag="reply"):
     @property
     def items(self) -> tuple[ScoredItem, ...]:
         """The same, item by item."""
-        names = tuple(self.goals)
-        each = zip(*self.goals.values(), strict=True) if names else [()] * len(self.item_ids)
-        return tuple(
-            ScoredItem(item_id, score, dict(zip(names, goals, strict=True)))
-            for item_id, score, goals in zip(self.item_ids, self.scores, each, strict=True)
-        )
+        if not self.goals:
+            return tuple(map(ScoredItem, self.item_ids, self.scores))
+        each = (dict(zip(self.goals, values, strict=True)) for values in zip(*self.goals.values(), strict=True))
+        return tuple(map(ScoredItem, self.item_ids, self.scores, each))
 
 
 class Similar(msgspec.Struct, frozen=True, tag_field="t", tag="similar"):

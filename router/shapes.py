@@ -65,7 +65,8 @@ class RoutingPlan:
         demand_E: wishes per expert, int64.
         load_E: slots really given, int64.
         prices_E: price of each expert, float32, >= 0.
-        redirected_TK: True where a used slot is not one of the token's unconstrained choices.
+        redirected_TK: True where a used slot is not one of the token's unconstrained choices; it replaces the wish
+            in the same slot, and a wish that came true stands in its own.
         score_kept: score of the routes / score of the unconstrained routes, a 0-d float tensor.
         certified_gap: upper bound on (optimum - score of the routes) / optimum by weak duality, a 0-d float
             tensor; NaN for policies that have no certificate.

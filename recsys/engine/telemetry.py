@@ -157,20 +157,10 @@ class _LayerSums:
 
 
 def flows(plan: RoutingPlan) -> Tensor:
-    """(from, to) counts of redirected slots, int64 (E, E): a token's unmet wishes meet its other experts in order."""
+    """(from, to) counts of redirected slots, int64 (E, E): such a slot holds what replaces the wish of the slot."""
     experts = len(plan.demand_E)
-    got_TK, wished_TK = plan.expert_ids_TK, plan.wishes_TK
-    moved_T = plan.redirected_TK.any(1)
-    got_TK, wished_TK, redirected_TK = got_TK[moved_T], wished_TK[moved_T], plan.redirected_TK[moved_T]
-    unmet_TK = ~(wished_TK[:, :, None] == got_TK[:, None, :]).any(2)
-    k = got_TK.shape[1]
-    order_K = torch.arange(k, device=got_TK.device)
-    unmet_first_TK = (unmet_TK.int() * (k + 1) - order_K).argsort(1, descending=True)
-    redirected_first_TK = (redirected_TK.int() * (k + 1) - order_K).argsort(1, descending=True)
-    source_TK = wished_TK.gather(1, unmet_first_TK)
-    target_TK = got_TK.gather(1, redirected_first_TK)
-    both_TK = unmet_TK.gather(1, unmet_first_TK) & redirected_TK.gather(1, redirected_first_TK)
-    pair_N = source_TK[both_TK] * experts + target_TK[both_TK]
+    moved_TK = plan.redirected_TK & (plan.wishes_TK >= 0)
+    pair_N = plan.wishes_TK[moved_TK] * experts + plan.expert_ids_TK[moved_TK]
     return torch.bincount(pair_N.cpu(), minlength=experts * experts).view(experts, experts)
 
 
