@@ -21,7 +21,7 @@ STANDING_S = 0.1  # time that refusals must last to count
 AGAIN_S = 0.25  # refusals closer to each other than this are one row of them
 DEARER = 0.97  # a rung must cost less than this share of the one below, or it is passed over on this machine
 PROBE = 50  # micro-batches after which a rung that is passed over is tried again
-SURPLUS = 1.2  # answers per second of a rung that economises, over those at full effort: the rest of its gain is speed
+SURPLUS = 1.3  # answers per second of a rung that economises, over those at full effort: the rest of its gain is speed
 BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so that they are refused first
 
 
