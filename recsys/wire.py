@@ -46,7 +46,7 @@ class RankRequest(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="t"
 
 
 class Ping(msgspec.Struct, frozen=True, tag_field="t", tag="ping"):
-    """Are you there? Answered by a `Pong` at once, from the I/O thread."""
+    """Are you there? Answered by a `Pong` as soon as it is read, before any request."""
 
     n: int
 

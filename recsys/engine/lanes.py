@@ -28,7 +28,7 @@ DEAD = float("inf")
 
 
 class Lanes:
-    """One lane per expert. `follow` from any thread; `health_E` and `finish` from the compute thread.
+    """One lane per expert. `follow` from any thread; `health_E` and `finish` from the serving thread.
 
     Args:
         experts: how many.
