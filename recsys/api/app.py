@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recsys.api import hot, limits, metrics, problems
+from recsys.api import direct, hot, limits, metrics, problems
 from recsys.api.congestion import Congestion
 from recsys.api.deps import Resources
 from recsys.api.engine_pool import EnginePool
@@ -17,7 +17,7 @@ from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
-from recsys.api.rate_limit import RateLimit, TokenBuckets
+from recsys.api.rate_limit import CallerRates, RateLimit, TokenBuckets
 from recsys.api.recent import RecentQueries
 from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, traffic, users
 from recsys.api.tastes import Tastes
@@ -62,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     measured = metrics.ApiMetrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         keys = Keys(config.redis.prefix)
         redis = async_client(config.redis)
         engine = EnginePool(
@@ -110,7 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
         collect_seldom()
         try:
-            yield
+            yield {direct.STATE: hot_call}
         finally:
             await load_stream.close()
             await fallback.close()
@@ -123,11 +123,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = _Application(title="recsys-moe", version="1", description=DESCRIPTION, lifespan=lifespan)
     problems.install(app)
     app.add_middleware(limits.BodyLimit, longest=longest)
-    entry: ASGIApp = hot.HotRecommendations(app.framework, lambda: app.state.resources, longest=longest)
+    rates: CallerRates | None = None
     if config.api.rate_per_s is not None:
         buckets = TokenBuckets(config.api.rate_per_s, config.api.rate_burst, config.api.rate_callers_max)
-        entry = RateLimit(entry, buckets=buckets, refused=measured.rate_limited)
-    app.entry = metrics.Measure(entry, metrics=measured)
+        rates = CallerRates(buckets, refused=measured.rate_limited)
+    hot_call = hot.HotRecommendations(app.framework, lambda: app.state.resources, longest=longest, rates=rates)
+    app.entry = metrics.Measure(RateLimit(hot_call, rates) if rates else hot_call, metrics=measured)
     for module in (recommendations, events, items, users, popular, experts, router, traffic, models):
         app.include_router(module.routes, responses=problems.describe(429))
     app.include_router(health.routes)
@@ -138,8 +139,6 @@ def run_api(settings: Settings) -> None:
     """Entry point: serve until SIGTERM or SIGINT."""
     import uvicorn
 
-    from recsys.api.connections import BoundedConnection
-
     _allow_descriptors(settings.api.connections_max + SPARE_DESCRIPTORS)
     uvicorn.run(
         "recsys.api.app:create_app",
@@ -149,7 +148,7 @@ def run_api(settings: Settings) -> None:
         workers=settings.api.workers,
         log_level="warning",
         access_log=False,
-        http=BoundedConnection,
+        http=direct.DirectConnection,
         timeout_graceful_shutdown=5,
         timeout_keep_alive=30,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import cast
 
 import msgspec
@@ -12,6 +11,7 @@ from recsys.api.deps import Resources
 from recsys.api.engine_client import EngineLostError
 from recsys.api.query import Query
 from recsys.api.recommend import Known, ask_engine, check_bounds, documented, titled, user_state
+from recsys.api.request_ids import new_request_id
 from recsys.api.schemas import (
     Degraded,
     Explanation,
@@ -71,10 +71,10 @@ def difference(first: RoutedAnswer, second: RoutedAnswer) -> RoutingDifference:
 async def _routed(query: Query, policy: str, known: Known, left_s: float, res: Resources) -> RoutedAnswer:
     began = time.perf_counter()
     try:
-        reply = await ask_engine(query, known, uuid.uuid4().hex, left_s, res, policy=policy)
+        reply = await ask_engine(query, known, new_request_id(), left_s, res, policy=policy)
     except EngineLostError as error:
         raise UnavailableError(f"{error}, and popular items are routed by no policy") from None
-    items = await titled([(i.item_id, i.score, i.goals) for i in reply.items], res)
+    items = await titled(reply.items, res)
     return RoutedAnswer(
         policy=reply.policy,
         model_version=reply.model_version,

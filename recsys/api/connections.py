@@ -43,6 +43,7 @@ class BoundedConnection(HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.waiting_s: float | None = None
+        self.answered = False  # any request
         self._started = False  # anything of a request was sent
         self._in_body = False  # its headers are complete, its body is not
         self._header_bytes = 0
@@ -67,6 +68,10 @@ class BoundedConnection(HttpToolsProtocol):
                 return
         super().data_received(data)
 
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._started = True  # a request may begin in the piece that the one before ends in
+
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._in_body = True
@@ -79,6 +84,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self.answered = True
         if self.waiting_s is None:
             self.waiting_s = time.monotonic()  # for the next request
 
@@ -128,8 +134,10 @@ class BoundedConnection(HttpToolsProtocol):
                 connection.transport.abort()
             elif waiting_s is None or waiting_s >= now_s - within_s:
                 continue
-            elif connection._started or connection.cycle is None:
+            elif connection._started or not connection.answered:
                 connection._close(408, f"the request was not complete within {within_s:g} s")
+            elif waiting_s < now_s - connection.timeout_keep_alive:
+                connection.transport.close()
         BoundedConnection._sweeping = None
         if self.connections:
             self._sweep_later()

@@ -1,26 +1,34 @@
 """The hot call without a framework: decoded and encoded by msgspec, answered before routing and pydantic.
 
-Anything out of the ordinary (another method, another content type, a body that is too long, of unknown length or not
-plainly right) goes on to the application with its body intact, so that there is one place that knows the errors.
+It is called in two ways that share what they do: by its connection, if the request is whole and plain, and as an ASGI
+app otherwise. Anything out of the ordinary (another method, another content type, a body that is too long, of unknown
+length or not plainly right) goes on to the application with its body intact, so that there is one place that knows the
+errors.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.api import limits
 from recsys.api.deps import Resources
-from recsys.api.problems import answer_to
+from recsys.api.heads import TARGET, Head, json_length
+from recsys.api.problems import Answered, answer_to, answered
 from recsys.api.query import Query, decode_query
+from recsys.api.rate_limit import CallerRates, caller_of
 from recsys.api.recommend import recommend
+from recsys.api.stepping import Stepping
 from recsys.errors import InputError, OverloadedError, RecsysError
 
 log = structlog.get_logger(__name__)
 
-PATH = "/v1/recommendations"
+PATH = TARGET.decode()
 
 
 class _Route:
@@ -30,78 +38,123 @@ class _Route:
 
 
 class HotRecommendations:
-    """ASGI app around another one: answers plainly right `POST /v1/recommendations` itself.
+    """Answers plainly right `POST /v1/recommendations`: an ASGI app around another one, and `start` for connections.
 
     Args:
         app: gets everything else.
         resources: of this process, once it has started.
         longest: bytes of the longest body that is read here.
+        rates: asked first by `start`; the ASGI app stands behind whoever asks them.
     """
 
-    def __init__(self, app: ASGIApp, resources: Callable[[], Resources], *, longest: int) -> None:
+    def __init__(
+        self, app: ASGIApp, resources: Callable[[], Resources], *, longest: int, rates: CallerRates | None = None
+    ) -> None:
         self._app = app
         self._resources = resources
-        self._longest = longest
+        self._rates = rates
+        self.longest = longest
+
+    def waits(self, head: Head) -> bool:
+        """Whether the rest of a body is waited for; False: it might be refused, which is done before the body."""
+        return self._rates is None and _congested(head.deadline, self._resources()) is None
+
+    def start(self, head: Head, body: bytes, host: str, answer: Callable[[Answered], None]) -> bool:
+        """Answer a whole request without ASGI.
+
+        Args:
+            head: of the request.
+            body: as long as the head declares.
+            host: address of the connection's other end.
+            answer: called once with what to send, possibly before this returns.
+
+        Returns:
+            False if the request is not plain: nothing was done, and `answer` will not be called.
+        """
+        began = time.perf_counter()
+        res = self._resources()
+
+        def finish(found: Answered) -> None:
+            answer(found)
+            res.metrics.requests.count(PATH, found.status, time.perf_counter() - began)
+
+        caller = b""
+        if self._rates is not None:
+            if head.forwarded:  # who that is takes the proxies that are trusted
+                return False
+            caller = caller_of(head.headers, host)
+            if refusal := self._rates.refusal(caller):
+                res.metrics.requests.count("unmatched", refusal.status, time.perf_counter() - began)
+                answer(refusal)
+                return True
+        if refusal := _congested(head.deadline, res):
+            finish(refusal)
+            return True
+        query = decode_query(body)
+        if query is None:
+            if self._rates is not None:
+                self._rates.give_back(caller)  # it is asked again
+            return False
+        Stepping(_answer(query, head.deadline, res), finish)
+        return True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] != PATH or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
-        plain = headers.get(b"content-type", b"").startswith(b"application/json")
-        if not plain or not 0 < _length(headers) <= self._longest:
+        if not 0 < json_length(headers) <= self.longest:
             await self._app(scope, receive, send)
             return
         res = self._resources()
-        budget_s = _budget_s(headers.get(b"x-deadline-ms"), res)
-        if budget_s is not None and not res.congestion.admits(budget_s):
+        deadline = headers.get(b"x-deadline-ms")
+        if refusal := _congested(deadline, res):
             scope["route"] = _Route
-            wait_s = res.congestion.wait_s
-            refusal = OverloadedError(f"expected wait {wait_s * 1e3:.0f} ms", retry_after_s=max(0.05, wait_s))
-            await answer_to(refusal)(scope, receive, send)
+            await refusal.send(send)
             return
         messages, body = await _read(receive)  # uncounted: a caller who sends slowly says nothing about this process
         query = decode_query(body) if messages[-1]["type"] == "http.request" else None
-        with res.congestion.request() as visit:
-            if query is None:
-                await self._app(scope, _again(messages, receive), send)
-                return
+        if query is not None:
             scope["route"] = _Route
-            visit.refused = await self._answer(query, scope, receive, send, headers.get(b"x-deadline-ms"), res)
+            await (await _answer(query, deadline, res)).send(send)
+            return
+        with res.congestion.request():
+            await self._app(scope, _again(messages, receive), send)
 
-    async def _answer(
-        self, query: Query, scope: Scope, receive: Receive, send: Send, deadline: bytes | None, res: Resources
-    ) -> bool:
-        """Answer; True if an engine refused."""
+
+async def _answer(query: Query, deadline: bytes | None, res: Resources) -> Answered:
+    with res.congestion.request() as visit:
         try:
-            answer = await recommend(query, _deadline_s(deadline, res), res)
+            return Answered.json(await recommend(query, _deadline_s(deadline, res), res))
         except Exception as error:
             if not isinstance(error, RecsysError):
                 log.exception("unexpected_error", path=PATH)
-            await answer_to(error)(scope, receive, send)
-            return isinstance(error, OverloadedError)
-        await _send_json(send, answer)
-        return False
+            visit.refused = isinstance(error, OverloadedError)
+            return answered(answer_to(error))
 
 
-def _length(headers: dict[bytes, bytes]) -> int:
-    """Bytes of the body as declared, 0 if they are not."""
-    declared = headers.get(b"content-length", b"")
-    return int(declared) if declared.isdigit() else 0
+def _congested(deadline: bytes | None, res: Resources) -> Answered | None:
+    """The refusal, if there is no chance to answer in time."""
+    try:
+        budget_s = _deadline_s(deadline, res)
+    except InputError:
+        return None  # told only after the body was found to be right
+    if res.congestion.admits(budget_s):
+        return None
+    wait_s = res.congestion.wait_s
+    return _refusal(round(wait_s * 1e3), max(1, math.ceil(wait_s)))
+
+
+@lru_cache(maxsize=256)
+def _refusal(wait_ms: int, retry_after_s: int) -> Answered:
+    """Thousands a second in a crowd."""
+    return answered(answer_to(OverloadedError(f"expected wait {wait_ms} ms", retry_after_s=retry_after_s)))
 
 
 def _deadline_s(header: bytes | None, res: Resources) -> float:
     config = res.settings.api
     text = None if header is None else header.decode("latin-1")
     return limits.deadline_s(text, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
-
-
-def _budget_s(header: bytes | None, res: Resources) -> float | None:
-    """Time for the answer, or None if the header is wrong, which is told only after the body was found to be right."""
-    try:
-        return _deadline_s(header, res)
-    except InputError:
-        return None
 
 
 async def _read(receive: Receive) -> tuple[list[Message], bytes]:
@@ -124,9 +177,3 @@ def _again(messages: list[Message], receive: Receive) -> Callable[[], Awaitable[
         return message if message is not None else await receive()
 
     return replay
-
-
-async def _send_json(send: Send, body: bytes) -> None:
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

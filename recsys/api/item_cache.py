@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -36,18 +36,19 @@ class ItemCache:
 
     async def get(self, item_ids: Sequence[str]) -> dict[str, CatalogueItem]:
         """The items that exist, asked for in one round trip where they are not fresh."""
-        found = self._fresh(item_ids)
+        found = self.fresh(item_ids)
         if found is None:
             now = time.monotonic()
-            await self._read([i for i in item_ids if i not in self._known or self._known[i][0] < now])
-            entries = ((i, self._known.get(i)) for i in item_ids)
-            found = {i: entry[1] for i, entry in entries if entry is not None and entry[1] is not None}
+            unknown = [i for i in item_ids if i not in self._known or self._known[i][0] < now]
+            await asyncio.create_task(self._read(unknown))  # a task: the caller may have none
+            found = [self._known[i][1] if i in self._known else None for i in item_ids]
             self._shrink()
-        return found
+        return {item.item_id: item for item in found if item is not None}
 
-    def _fresh(self, item_ids: Sequence[str]) -> dict[str, CatalogueItem] | None:
-        """The items that exist, or None if any of them has to be asked for."""
-        now, known, found = time.monotonic(), self._known, {}
+    def fresh(self, item_ids: Iterable[str]) -> list[CatalogueItem | None] | None:
+        """The items in order, None for those that do not exist; None for all if any has to be asked for."""
+        now, known = time.monotonic(), self._known
+        found: list[CatalogueItem | None] = []
         ageing_s = now + self._ahead_s
         for item_id in item_ids:
             entry = known.get(item_id)
@@ -55,8 +56,7 @@ class ItemCache:
                 return None
             if entry[0] < ageing_s:
                 self._ageing.add(item_id)
-            if entry[1] is not None:
-                found[item_id] = entry[1]
+            found.append(entry[1])
         if self._ageing and self._renewing is None:
             self._renewing = asyncio.create_task(self._renew(), name="items-renew")
         return found

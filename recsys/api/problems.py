@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from fastapi import FastAPI, Request
@@ -13,6 +14,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Send
 
 from recsys.api.schemas import Problem
 from recsys.errors import ConflictError, InputError, NotFoundError, RecsysError, UnavailableError
@@ -20,6 +22,24 @@ from recsys.errors import ConflictError, InputError, NotFoundError, RecsysError,
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+
+class Answered(NamedTuple):
+    """A whole answer, before it is known over what it goes out."""
+
+    status: int
+    headers: Sequence[tuple[bytes, bytes]]
+    body: bytes
+
+    @classmethod
+    def json(cls, body: bytes) -> Answered:
+        """200 with encoded JSON."""
+        return cls(200, ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))), body)
+
+    async def send(self, send: Send) -> None:
+        """Send it over ASGI."""
+        await send({"type": "http.response.start", "status": self.status, "headers": list(self.headers)})
+        await send({"type": "http.response.body", "body": self.body})
 
 
 def problem(
@@ -71,6 +91,11 @@ def _validation_problem(error: RequestValidationError) -> Response:
     first = errors[0]
     detail = f"{first['field']}: {first['reason']}" if first["field"] else first["reason"]
     return problem(422, detail, field=first["field"] or None, errors=errors[:20])
+
+
+def answered(response: Response) -> Answered:
+    """A response as it is."""
+    return Answered(response.status_code, response.raw_headers, bytes(response.body))
 
 
 def install(app: FastAPI) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from recsys.api.problems import problem, retry_after
+from recsys.api.problems import Answered, answered, problem, retry_after
 
 KEY_MAX = 128  # bytes of a key that are told apart
 
@@ -45,30 +46,58 @@ class TokenBuckets:
             self._filled.popitem(last=False)
         return wait_s
 
+    def give_back(self, caller: bytes) -> None:
+        """Undo a `take` of just now."""
+        if caller in self._filled:
+            tokens, at_s = self._filled[caller]
+            self._filled[caller] = (tokens + 1, at_s)
 
-class RateLimit:
-    """ASGI middleware: calls of `/v1` beyond a caller's rate are answered with 429 and `Retry-After`."""
 
-    def __init__(self, app: ASGIApp, buckets: TokenBuckets, refused: Counter) -> None:
-        self._app = app
+class CallerRates:
+    """Who may call again, and who is told to wait.
+
+    Args:
+        buckets: one per caller.
+        refused: counts refusals.
+    """
+
+    def __init__(self, buckets: TokenBuckets, refused: Counter) -> None:
         self._buckets = buckets
         self._refused = refused
 
+    def refusal(self, caller: bytes) -> Answered | None:
+        """429 with `Retry-After` for a caller beyond its rate."""
+        wait_s = self._buckets.take(caller, now_s=time.monotonic())
+        if not wait_s:
+            return None
+        self._refused.inc()
+        detail = f"more requests than one caller may send; the next one in {wait_s:.2g} s"
+        return answered(problem(429, detail, headers=retry_after(wait_s)))
+
+    def give_back(self, caller: bytes) -> None:
+        """A call that was let in, and will ask again."""
+        self._buckets.give_back(caller)
+
+
+class RateLimit:
+    """ASGI middleware: calls of `/v1` beyond a caller's rate are refused."""
+
+    def __init__(self, app: ASGIApp, rates: CallerRates) -> None:
+        self._app = app
+        self._rates = rates
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/v1/"):
-            wait_s = self._buckets.take(caller_of(scope), now_s=time.monotonic())
-            if wait_s:
-                self._refused.inc()
-                detail = f"more requests than one caller may send; the next one in {wait_s:.2g} s"
-                await problem(429, detail, headers=retry_after(wait_s))(scope, receive, send)
+            host: str = scope["client"][0] if scope.get("client") else ""
+            if refusal := self._rates.refusal(caller_of(scope["headers"], host)):
+                await refusal.send(send)
                 return
         await self._app(scope, receive, send)
 
 
-def caller_of(scope: Scope) -> bytes:
-    """Who a request counts for."""
-    for name, value in scope["headers"]:
+def caller_of(headers: Iterable[tuple[bytes, bytes]], host: str) -> bytes:
+    """Who a request counts for: its key, or the address it comes from."""
+    for name, value in headers:
         if name == b"x-api-key" and value:
             return b"key " + bytes(value[:KEY_MAX])
-    host: str = scope["client"][0] if scope.get("client") else ""
     return b"address " + host.encode()

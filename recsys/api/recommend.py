@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,9 +12,10 @@ from redis.exceptions import RedisError
 from recsys.api.deps import Resources
 from recsys.api.engine_client import EngineLostError
 from recsys.api.query import Query
+from recsys.api.request_ids import new_request_id
 from recsys.api.schemas import RecommendedItem
 from recsys.errors import InputError, OverloadedError, UnavailableError
-from recsys.wire import RankReply, RankRequest
+from recsys.wire import RankReply, RankRequest, ScoredItem
 
 ANSWER_MARGIN_S = 0.01  # what the API itself needs after the engine's reply
 
@@ -77,7 +77,7 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     began = time.perf_counter()
     check_bounds(query, res)
     res.recent.add(query)
-    request_id = uuid.uuid4().hex
+    request_id = new_request_id()
     known = await user_state(query, res, budget_s)
     state_s = time.perf_counter() - began
     reply: RankReply | None = None
@@ -89,7 +89,7 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     try:
         reply = await ask_engine(query, known, request_id, budget_s - state_s, res)
         degraded = _Degraded(reply.step, reply.redirected, reply.score_kept)
-        items = await titled([(i.item_id, i.score, i.goals) for i in reply.items], res)
+        items = await titled(reply.items, res)
     except (EngineLostError, OverloadedError) as error:
         reason, overloaded = str(error), isinstance(error, OverloadedError)
         if overloaded and query.fallback != "always":
@@ -122,21 +122,22 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     )
 
 
-async def titled(scored: Sequence[tuple[str, float, dict[str, float]]], res: Resources) -> list[AnsweredItem]:
+async def titled(scored: Sequence[ScoredItem], res: Resources) -> list[AnsweredItem]:
     """Items of an answer with their titles; an answer without titles is better than none when Redis is away."""
-    try:
-        known = await res.items.get([item_id for item_id, _, _ in scored])
-    except RedisError:
-        known = {}
-    answer = []
-    for item_id, score, goals in scored:
-        item = known.get(item_id)
-        answer.append(
-            AnsweredItem(item_id, score, item.title, item.categories, goals)
-            if item
-            else AnsweredItem(item_id, score, goals=goals)
-        )
-    return answer
+    ids = [item.item_id for item in scored]
+    known = res.items.fresh(ids)
+    if known is None:
+        try:
+            found = await res.items.get(ids)
+        except RedisError:
+            found = {}
+        known = [found.get(item_id) for item_id in ids]
+    return [
+        AnsweredItem(item.item_id, item.score, entry.title, entry.categories, item.goals)
+        if entry
+        else AnsweredItem(item.item_id, item.score, goals=item.goals)
+        for item, entry in zip(scored, known, strict=True)
+    ]
 
 
 def documented(items: Sequence[AnsweredItem]) -> list[RecommendedItem]:

@@ -11,6 +11,7 @@ from recsys.api.problems import describe
 from recsys.api.recommend import documented, titled
 from recsys.api.schemas import PopularAnswer
 from recsys.state.popular import Window
+from recsys.wire import ScoredItem
 
 routes = APIRouter(prefix="/v1", tags=["items"])
 
@@ -23,4 +24,4 @@ async def popular(
 ) -> PopularAnswer:
     """Most used items in a window of event time; all of time where the window is empty."""
     scores = await res.popular.top(window, k)
-    return PopularAnswer(window=window, items=documented(await titled([(i, s, {}) for i, s in scores], res)))
+    return PopularAnswer(window=window, items=documented(await titled([ScoredItem(i, s) for i, s in scores], res)))
