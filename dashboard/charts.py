@@ -21,7 +21,7 @@ LIMIT = "#737B86"  # grey: capacity, and text beside marks; `themed` puts a read
 GREYS = {"light": "#59616B", "dark": "#A3ABB5"}  # at least 4.5:1 on the board's backgrounds, which no one grey is
 BAD = "#D1495B"
 HEAT_MAX = 4.0  # × mean at which the colour scale ends
-STEP_COLOURS = ["#9AA5B1", "#4A90D9", "#E69F00", "#D1495B"]
+STEP_COLOURS = ["#9AA5B1", "#4A90D9", "#E69F00", "#E5606F"]  # dark text on each has a contrast of at least 4.5
 
 _SECONDS: Spec = {
     "type": "quantitative",
@@ -82,7 +82,9 @@ def load_bars() -> Spec:
             "layer": [
                 layer({"type": "bar", "width": {"band": 0.9}, "opacity": 0.55}, "demand_x", "wanted"),
                 layer({"type": "bar", "width": {"band": 0.5}}, "served_x", "worked"),
-                layer({"type": "tick", "width": {"band": 1.0}, "thickness": 2}, "capacity_x", "capacity"),
+                layer(
+                    {"type": "tick", "width": {"band": 1.0}, "thickness": 2, "aria": False}, "capacity_x", "capacity"
+                ),
             ],
         },
     )
