@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from dashboard import style
+from dashboard.collector import freeze_modules
 from dashboard.views import burst_lab, compare, experts, live, recommend, system
 
 st.set_page_config(page_title="Experts, live", page_icon="🔀", layout="wide")
@@ -22,3 +23,4 @@ st.navigation(
     ],
     position="top",
 ).run()
+freeze_modules()
