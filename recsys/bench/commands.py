@@ -141,11 +141,14 @@ def redirect_cost(
         {"folder": model.name, **row} for model in models for row in run(model, dataset, options, Console(stderr=True))
     ]
     means = over_seeds(rows)
-    columns = [name for name in means[0] if name not in ("ndcg_10", "redirected", "demand_max_over_mean")]
-    table = Table(*columns, title="redirect cost, mean over models")
+    table = Table("training", "traffic", "policy", "factor", "lost %", "range", "score kept", title="redirect cost")
     for row in means:
         if row["capacity_factor"] in (0.0, 0.5, 1.0):
-            table.add_row(*(str(row[column]) for column in columns))
+            training = f"{row['models']} {'redirect-ready' if row['redirect_ready'] else 'not'}"
+            lost = f"{row['lost_percent']:.2f} ± {row['lost_error']:.2f}"
+            between = f"{row['lost_lowest']:.2f}, {row['lost_highest']:.2f}"
+            named = (training, row["traffic"], row["policy"], str(row["capacity_factor"]))
+            table.add_row(*named, lost, between, f"{row['score_kept']:.3f}")
     Console().print(table)
     add_to_csv(rows, out, replace=True)
     plot(means, image)

@@ -215,7 +215,9 @@ def plot(rows: list[Row], out: Path) -> None:
     axes[0][0].set_ylabel("NDCG@10 lost, %")
     axes[1][0].set_ylabel("gate score kept, %")
     axes[0][0].invert_xaxis()  # shared: scarcer to the right
-    figure.legend(*axes[1][0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7)
+    figure.legend(
+        *axes[1][0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=7, handlelength=4
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)
 
