@@ -404,12 +404,11 @@ def test_what_is_wrong_is_said_and_every_page_comes_back_by_itself(served: Any, 
     page = run_until(PAGES[name], trouble)
     served.fake.unavailable = ""
     deadline = time.monotonic() + 20
-    while WELL[name] not in shown(page):  # what its timer does
+    while WELL[name] not in shown(page) or trouble in shown(page):  # what its timer does
         assert time.monotonic() < deadline, shown(page)
         st.cache_data.clear()
         time.sleep(0.1)
         page.run()
-    assert trouble not in shown(page)
 
 
 def test_without_the_load_test_the_lab_says_so_and_comes_back(
