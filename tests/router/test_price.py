@@ -193,3 +193,14 @@ def test_work_is_bounded_and_what_the_bound_costs_is_certified(monkeypatch: pyte
         assert float(plan.certified_gap) >= (best - ours) / best - 1e-5, f"seed {seed}"
         missed += ours < best - 1e-4
     assert missed, "the bound was reached"
+
+
+@pytest.mark.skipif(not compiled.available, reason="numba is not installed")
+@pytest.mark.parametrize("experts", [8, 16, 64])
+@pytest.mark.parametrize("factor", [0.3, 0.5, 0.7, 0.9])
+def test_in_overload_all_slots_are_used_and_the_result_is_certified(experts: int, factor: float) -> None:
+    scores_TE = topic_scores(4096, experts, seed=experts, hot=0.5)
+    capacity_E = torch.full((experts,), round(8192 * factor / experts))
+    plan = route(scores_TE, capacity_E, 2)
+    assert torch.equal(plan.load_E, capacity_E), "nothing is left out beyond what capacity forces"
+    assert float(plan.certified_gap) <= 1e-5
