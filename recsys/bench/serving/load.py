@@ -210,7 +210,8 @@ def main(text: str) -> None:
     """Run one spec and print its result."""
     gc.disable()
     result = uvloop.run(Load(msgspec.json.decode(text, type=LoadSpec)).run())
-    sys.stdout.buffer.write(msgspec.json.encode(result) + b"\n")
+    with open(sys.stdout.fileno(), "wb", closefd=False) as out:  # unbuffered, a pipe takes 64 KiB and forgets the rest
+        out.write(msgspec.json.encode(result) + b"\n")
 
 
 if __name__ == "__main__":
