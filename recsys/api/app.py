@@ -68,7 +68,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         engine = EnginePool(
             config.engine.endpoints, in_flight_max=config.api.in_flight_max, retries=measured.engine_retries
         )
-        congestion = Congestion(FREE_PER_ENGINE * len(config.engine.endpoints))
+        congestion = Congestion(FREE_PER_ENGINE * len(config.engine.endpoints), deadline_s=config.api.deadline_ms / 1e3)
         producer = EventProducer(redis, keys, group=config.events.group, backlog_max=config.events.backlog_max)
         impressions = ImpressionWriter(
             producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped

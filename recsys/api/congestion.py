@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 
 TICK_S = 0.01
-LATE_MAX_S = 0.01  # a loop that stays later than this has more to do than it can
+LATE_SHARE = 0.02  # of the usual deadline: a loop that stays later than this has more to do than it can
 STANDING = 3  # ticks that lateness must last to count: a pause passes, a crowd stands
 FORGET = 0.05
 MORE = 0.5  # per answer, over what may be in flight
@@ -38,10 +38,12 @@ class Congestion:
 
     Args:
         free: that many requests in flight are always let in, or a bad estimate would stay for ever.
+        deadline_s: usual time for an answer.
     """
 
-    def __init__(self, free: int) -> None:
+    def __init__(self, free: int, *, deadline_s: float) -> None:
         self._free = free
+        self._late_max_s = LATE_SHARE * deadline_s
         self._in_flight = 0
         self._most = float("inf")
         self._lessened_s = 0.0
@@ -94,5 +96,5 @@ class Congestion:
             began = time.monotonic()
             await asyncio.sleep(TICK_S)
             self._late_s.append(time.monotonic() - began - TICK_S)
-            if min(self._late_s) > LATE_MAX_S:
+            if min(self._late_s) > self._late_max_s:
                 self._lessen(time.monotonic())

@@ -105,7 +105,7 @@ class _Process:
 
     def __init__(self, kind: type[BoundedConnection], burst: int | None) -> None:
         self.metrics = ApiMetrics()
-        self.congestion = _Congestion(free=0)
+        self.congestion = _Congestion(free=0, deadline_s=0.5)
         res: Any = SimpleNamespace(settings=Settings(), congestion=self.congestion, metrics=self.metrics)
         self.buckets = TokenBuckets(1e-6, burst or 1, 100)
         rates = CallerRates(self.buckets, self.metrics.rate_limited) if burst else None
