@@ -81,7 +81,12 @@ OURS_REAL = Server(
         "api": ["{python}", "-m", "recsys.cli", "serve", "api"],
     },
     "1 API process, 2 engines of 1 thread, batches of 16, 200 candidates",
-    env={"RECSYS_API__IMPRESSIONS": "false", "RECSYS_ENGINE__WAIT_MAX_MS": "1000", "RECSYS_API__DEADLINE_MS": "5000"},
+    env={
+        "RECSYS_API__IMPRESSIONS": "false",
+        "RECSYS_ENGINE__WAIT_MAX_MS": "5000",
+        "RECSYS_ENGINE__LADDER": "false",  # the bare model does not make do with less
+        "RECSYS_API__DEADLINE_MS": "5000",
+    },
     wire="history_only",
     path="/v1/recommendations",
     redis=True,
