@@ -26,7 +26,7 @@ BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so t
 
 
 class Pace:
-    """One per engine. `admits` is asked by whichever thread reads the socket; the rest belongs to the one that computes.
+    """One per engine. `admits` is asked by whichever thread reads the socket; the rest belongs to the computing one.
 
     Args:
         wait_max_s: longest delay from arrival to answer that is allowed under load.
