@@ -22,7 +22,7 @@ class _Counting(Congestion):
 
 
 def test_a_body_that_comes_slowly_is_not_work_in_flight_and_is_handed_on_whole() -> None:
-    congestion = _Counting(free=0)
+    congestion = _Counting(free=0, deadline_s=0.5)
     res: Any = SimpleNamespace(settings=Settings(), congestion=congestion)
     pieces = iter([BODY[:5], BODY[5:9], BODY[9:]])
     while_reading, while_answering, got = [], [], bytearray()
