@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 import streamlit as st
 
@@ -62,18 +64,13 @@ def _specialised(used: pl.DataFrame, layer: int) -> None:
         style.chart(heat, {**spec, "height": height}, key=f"specialised_{layer}", told=alt)
     with right:
         st.markdown("**In words**")
-        st.dataframe(
+        _table(
             table,
-            hide_index=True,
-            height="content",
-            column_config={
-                "expert": _EXPERT,
-                "categories": st.column_config.TextColumn("more than its share of", width="medium"),
-                "work": st.column_config.NumberColumn("work, %", width=65, help="Share of all gate weight"),
-                "redirected": st.column_config.NumberColumn(
-                    "redirected, %", width=65, help="Slots that were another expert's first choice"
-                ),
-            },
+            categories=st.column_config.TextColumn("more than its share of", width="medium"),
+            work=st.column_config.NumberColumn("work, %", width=65, help="Share of all gate weight"),
+            redirected=st.column_config.NumberColumn(
+                "redirected, %", width=65, help="Slots that were another expert's first choice"
+            ),
         )
 
 
@@ -85,23 +82,23 @@ def _now(layer: int) -> None:
     if table.is_empty():
         st.info("No engine reported in the last two minutes.", icon=":material/hourglass_empty:")
         return
-    st.dataframe(
+    _table(
         table,
-        hide_index=True,
-        height="content",
-        column_config={
-            "expert": _EXPERT,
-            "slots": st.column_config.NumberColumn("work, slots/s", width=80, format="localized"),
-            "used": st.column_config.NumberColumn("of its capacity, %", width=80),
-            "blocks": st.column_config.NumberColumn(
-                "blocks of slots", width=80, help="More than one where the engine gave a hot expert spare room"
-            ),
-            "health": st.column_config.NumberColumn(
-                "health, %", width=65, help="Share of its capacity that is left: a slow expert gets less, a dead one 0"
-            ),
-            "history": st.column_config.LineChartColumn("work over time, × mean (0 to 4)", y_min=0, y_max=4),
-        },
+        slots=st.column_config.NumberColumn("work, slots/s", width=80, format="localized"),
+        used=st.column_config.NumberColumn("of its capacity, %", width=80),
+        blocks=st.column_config.NumberColumn(
+            "blocks of slots", width=80, help="More than one where the engine gave a hot expert spare room"
+        ),
+        health=st.column_config.NumberColumn(
+            "health, %", width=65, help="Share of its capacity that is left: a slow expert gets less, a dead one 0"
+        ),
+        history=st.column_config.LineChartColumn("work over time, × mean (0 to 4)", y_min=0, y_max=4),
     )
+
+
+def _table(rows: pl.DataFrame, **columns: Any) -> None:
+    """One row per expert, at its full height."""
+    st.dataframe(rows, hide_index=True, height="content", column_config={"expert": _EXPERT, **columns})
 
 
 @st.cache_data(ttl=FRESH_S, show_spinner=False, max_entries=4)

@@ -67,9 +67,7 @@ def read_head(head: bytes) -> Head | None:
     parser = httptools.HttpRequestParser(parsed)
     try:
         parser.feed_data(head)
-    except httptools.HttpParserError:
-        return None
-    except httptools.HttpParserUpgrade:
+    except (httptools.HttpParserError, httptools.HttpParserUpgrade):
         return None
     headers = dict(parsed.headers)
     length = json_length(headers)

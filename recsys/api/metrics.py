@@ -16,13 +16,13 @@ from __future__ import annotations
 import time
 from bisect import bisect_left
 from collections.abc import Iterable
-from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from recsys.buckets import cumulated
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -62,9 +62,8 @@ class RequestTally(Collector):
             requests.add_metric([route, str(status)], sum(tally.buckets))
             routes.setdefault(route, []).append(tally)
         for route, tallies in routes.items():
-            counts = accumulate(sum(bucket) for bucket in zip(*(tally.buckets for tally in tallies), strict=True))
-            buckets = list(zip((*map(floatToGoString, _SECONDS), "+Inf"), counts, strict=True))
-            latency.add_metric([route], buckets, sum(tally.sum_s for tally in tallies))
+            counts = (sum(bucket) for bucket in zip(*(tally.buckets for tally in tallies), strict=True))
+            latency.add_metric([route], cumulated(_SECONDS, counts), sum(tally.sum_s for tally in tallies))
         return requests, latency
 
 

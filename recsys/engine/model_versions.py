@@ -1,7 +1,7 @@
 """Which model versions there are, and the one that is wanted: loaded beside the one that serves, then swapped in.
 
-Redis: hash `{p}models` holds activation (id of the call), wanted and previous, written by the API; each engine answers
-in `{p}models:{engine}`, which expires with it.
+Redis: hash `{p}models` holds activation (id of the call), wanted and previous, written by the API, and refused (the
+activation that an engine could not serve) and why; each engine answers in `{p}models:{engine}`, which expires with it.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class ModelVersions:
             error = f"{type(reason).__name__}: {reason}"
         if error:
             log.warning("model_refused", error=error)
+            self._client.hset(self._keys.models, mapping={"refused": self._activation, "why": error})
         self._tell(error)
 
     def _tell(self, error: str) -> None:

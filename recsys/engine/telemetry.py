@@ -7,8 +7,6 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
-from math import inf
 from typing import Literal
 
 import numpy as np
@@ -16,9 +14,9 @@ import torch
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import HistogramMetricFamily
 from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
 from torch import Tensor
 
+from recsys.buckets import cumulated
 from recsys.wire import LayerLoad, LoadSnapshot
 from router.shapes import RoutingPlan
 
@@ -90,9 +88,7 @@ class SummedHistogram(Collector):
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """For the registry."""
         with self._lock:
-            cumulated, total = list(accumulate(self._counts)), self._sum
-        names = [floatToGoString(upper) for upper in (*self._uppers, inf)]
-        buckets = list(zip(names, map(float, cumulated), strict=True))
+            buckets, total = cumulated(self._uppers, self._counts), self._sum
         yield HistogramMetricFamily(self._name, self._documentation, buckets=buckets, sum_value=total)
 
 

@@ -7,14 +7,12 @@ import uuid
 from pathlib import Path
 from typing import cast
 
-import msgspec
 import redis
 
 from recsys.config import Settings
 from recsys.engine.served import folder_of
 from recsys.model.recommender import Recommender
 from recsys.state.keys import Keys
-from recsys.wire import EngineModels
 
 MARK = "-online-"  # stands in the version and in the folder's name: only such folders are ever removed
 
@@ -32,8 +30,6 @@ if redis.call('HGET', KEYS[1], 'activation') ~= ARGV[1] then return end
 redis.call('HSET', KEYS[1], 'activation', ARGV[2], 'wanted', ARGV[3])
 redis.call('HDEL', KEYS[1], 'previous')
 """
-
-_decode = msgspec.json.Decoder(EngineModels).decode
 
 
 class Published:
@@ -89,14 +85,13 @@ class Published:
         if self._asked is None:
             return ""
         activation, before = self._asked
-        for key in self._client.scan_iter(match=self._keys.models_of("*"), count=1_000):
-            raw = cast("bytes | None", self._client.get(key))
-            state = _decode(raw) if raw else None
-            if state is not None and state.activation == activation and state.error:
-                self._withdraw(keys=[self._keys.models], args=[activation, uuid.uuid4().hex, before])
-                self._asked = None
-                return state.error
-        return ""
+        stored = cast("list[bytes | None]", self._client.hmget(self._keys.models, "refused", "why"))
+        refused, why = ((value or b"").decode() for value in stored)
+        if refused != activation:
+            return ""
+        self._withdraw(keys=[self._keys.models], args=[activation, uuid.uuid4().hex, before])
+        self._asked = None
+        return why
 
     def _remove_old(self, keep: set[str]) -> None:
         for folder in self._made()[: -self._settings.online.versions_kept]:

@@ -22,7 +22,7 @@
 | {p}pop:d:{day} | zset | the same by day | 8 days, 100,000 |
 | {p}pop:all | zset | the same for all time | 100,000 |
 | {p}router | hash | desired policy and bounds, set by PUT /v1/router | fixed |
-| {p}models | hash | wanted model version, the one before, id of the activation | fixed |
+| {p}models | hash | wanted model version, the one before, id of the activation; the one refused and why | fixed |
 | {p}learner | string | the learner that learns now; others wait | TTL |
 | {p}models:{engine} | string | JSON of the versions an engine has and the one it serves | engines, TTL |
 | {p}bootstrapped | string | Unix ms when a first start put a data set's history in | fixed |

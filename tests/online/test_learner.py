@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import msgspec
 import pytest
 
 from recsys.config import EngineSettings, OnlineSettings, Settings
 from recsys.events.backlog import read_backlog
 from recsys.online.learner import Learner
-from recsys.wire import EngineModels
 
 
 @pytest.mark.e2e
@@ -180,7 +178,6 @@ def test_a_version_that_an_engine_refuses_is_taken_back(learning: Callable[..., 
         for n in range(20):
             stream.interact(f"u{n}", f"i{n % 9 + 1}")
         stream.eventually(lambda: "-online-" in wanted()[1], what="published")
-        refusal = EngineModels(version="tiny", available=["tiny"], activation=wanted()[0], error="out of memory")
-        stream.redis.set(stream.keys.models_of("an-engine"), msgspec.json.encode(refusal))
+        stream.redis.hset(stream.keys.models, mapping={"refused": wanted()[0], "why": "out of memory"})
         stream.eventually(lambda: wanted()[1] == "tiny", what="the version before is wanted again")
         stream.eventually(lambda: count(learner.metrics.refused) == 1, what="counted")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import msgspec
 import pytest
 import redis
 
@@ -14,7 +13,6 @@ from recsys.errors import ModelFolderError
 from recsys.model.recommender import Recommender
 from recsys.online.published import Published
 from recsys.state.keys import Keys
-from recsys.wire import EngineModels
 
 
 @pytest.fixture
@@ -87,8 +85,7 @@ def test_a_version_that_an_engine_cannot_serve_is_withdrawn(published: Published
     assert published.publish(model, before="tiny")
 
     def engine_says(activation: str, error: str) -> None:
-        state = EngineModels(version="tiny", available=["tiny"], activation=activation, error=error)
-        client.set(Keys().models_of("an-engine"), msgspec.json.encode(state))
+        client.hset(Keys().models, mapping={"refused": activation, "why": error})
 
     assert not published.withdraw_refused(), "no engine has answered yet"
     engine_says("of another call", "broken")
@@ -104,8 +101,7 @@ def test_what_somebody_activated_after_it_is_not_withdrawn(published: Published,
     client = redis.Redis.from_url(redis_url)
     assert published.publish(learned(published, "tiny"), before="tiny")
     activation = (client.hget(Keys().models, "activation") or b"").decode()
-    state = EngineModels(version="tiny", available=[], activation=activation, error="broken")
-    client.set(Keys().models_of("an-engine"), msgspec.json.encode(state))
+    client.hset(Keys().models, mapping={"refused": activation, "why": "broken"})
     client.hset(Keys().models, mapping={"activation": "newer", "wanted": "another"})
     published.withdraw_refused()
     assert published.wanted() == "another"
