@@ -89,7 +89,7 @@ class ApiSettings(_Section):
         64, description="Open streams of load snapshots (`GET /v1/experts/stream`), per process; above it 503"
     )
     rate_per_s: PositiveFloat | None = Field(
-        None, description="Calls of `/v1` per second that one caller may make, per process; none = no limit"
+        None, description="Calls of `/v1` per second from one address, per process; none = no limit"
     )
     rate_burst: float = Field(100.0, ge=1, description="Calls at once that a caller who was quiet may make")
     rate_callers_max: PositiveInt = Field(10_000, description="Callers whose rate is remembered, per process")

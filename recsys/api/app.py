@@ -126,7 +126,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     rates: CallerRates | None = None
     if config.api.rate_per_s is not None:
         buckets = TokenBuckets(config.api.rate_per_s, config.api.rate_burst, config.api.rate_callers_max)
-        rates = CallerRates(buckets, refused=measured.rate_limited)
+        admin_key = config.api.admin_key.get_secret_value() if config.api.admin_key else ""
+        rates = CallerRates(buckets, measured.rate_limited, admin_key)
     hot_call = hot.HotRecommendations(app.framework, lambda: app.state.resources, longest=longest, rates=rates)
     app.entry = metrics.Measure(RateLimit(hot_call, rates) if rates else hot_call, metrics=measured)
     for module in (recommendations, events, items, users, popular, experts, router, traffic, models):

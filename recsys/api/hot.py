@@ -21,7 +21,7 @@ from recsys.api.deps import Resources
 from recsys.api.heads import TARGET, Head, json_length
 from recsys.api.problems import Answered, answer_to, answered
 from recsys.api.query import Query, decode_query
-from recsys.api.rate_limit import CallerRates, caller_of
+from recsys.api.rate_limit import CallerRates
 from recsys.api.recommend import recommend
 from recsys.api.stepping import Stepping
 from recsys.errors import InputError, OverloadedError, RecsysError
@@ -82,7 +82,7 @@ class HotRecommendations:
         if self._rates is not None:
             if head.forwarded:  # who that is takes the proxies that are trusted
                 return False
-            caller = caller_of(head.headers, host)
+            caller = self._rates.caller(head.headers, host)
             if refusal := self._rates.refusal(caller):
                 res.metrics.requests.count("unmatched", refusal.status, time.perf_counter() - began)
                 answer(refusal)

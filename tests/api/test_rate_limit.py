@@ -56,23 +56,24 @@ def limited(tmp_path_factory: pytest.TempPathFactory, start_service: Any) -> Ite
         yield running
 
 
-def test_one_caller_beyond_its_rate_gets_429_and_another_an_answer(limited: Any) -> None:
+def ask(limited: Any, headers: dict[str, str]) -> httpx.Response:
     body = {"history": ["i1"], "k": 3}
+    return httpx.post(f"{limited.base}/v1/recommendations", json=body, headers=headers, timeout=10)
 
-    def ask(key: str) -> httpx.Response:
-        return httpx.post(f"{limited.base}/v1/recommendations", json=body, headers={"X-Api-Key": key}, timeout=10)
 
-    answers = [ask("one") for _ in range(8)]
+def test_one_caller_beyond_its_rate_gets_429_and_another_an_answer(limited: Any) -> None:
+    one, two = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+    answers = [ask(limited, one) for _ in range(8)]
     assert [a.status_code for a in answers] == [200] * 5 + [429] * 3
     refused = answers[-1]
     assert refused.headers["content-type"] == "application/problem+json"
     assert 40 <= int(refused.headers["Retry-After"]) <= 50
     assert refused.json()["status"] == 429
-    assert ask("two").status_code == 200
+    assert ask(limited, two).status_code == 200
     for path in ("healthz", "readyz", "metrics"):
-        assert httpx.get(f"{limited.base}/{path}", headers={"X-Api-Key": "one"}).status_code == 200
+        assert httpx.get(f"{limited.base}/{path}", headers=one).status_code == 200
     assert "recsys_api_rate_limited_total 3.0" in httpx.get(f"{limited.base}/metrics").text
-    document = httpx.get(f"{limited.base}/openapi.json", headers={"X-Api-Key": "x"}).json()
+    document = httpx.get(f"{limited.base}/openapi.json", headers=one).json()
     assert all(
         "429" in call["responses"]
         for path, calls in document["paths"].items()
@@ -81,13 +82,27 @@ def test_one_caller_beyond_its_rate_gets_429_and_another_an_answer(limited: Any)
     )
 
 
+@pytest.mark.parametrize("way", ["connection", "asgi"])
+def test_a_new_key_per_call_is_no_new_caller(limited: Any, way: str) -> None:
+    proxy = {} if way == "connection" else {"X-Forwarded-For": "192.0.2.4"}
+    answers = [ask(limited, {"X-Api-Key": f"key-{n}", **proxy}) for n in range(8)]
+    assert [a.status_code for a in answers] == [200] * 5 + [429] * 3
+    assert ask(limited, proxy).status_code == 429
+
+
+def test_the_admin_is_one_caller_wherever_it_calls_from(limited: Any) -> None:
+    places = [{}, *({"X-Forwarded-For": f"192.0.2.{n}"} for n in range(10, 17))]
+    assert [ask(limited, limited.admin | place).status_code for place in places] == [200] * 5 + [429] * 3
+    assert ask(limited, {"X-Forwarded-For": "192.0.2.10"}).status_code == 200
+
+
 def test_the_refusal_comes_before_the_body(limited: Any) -> None:
     head = (
-        b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nX-Api-Key: early\r\n"
+        b"POST /v1/recommendations HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 192.0.2.3\r\n"
         b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
     )
     for _ in range(5):
-        httpx.get(f"{limited.base}/v1/popular", headers={"X-Api-Key": "early"})
+        httpx.get(f"{limited.base}/v1/popular", headers={"X-Forwarded-For": "192.0.2.3"})
     with socket.create_connection(("127.0.0.1", limited.port), timeout=10) as line:
         line.sendall(head)
         assert line.recv(100).startswith(b"HTTP/1.1 429")
