@@ -11,15 +11,18 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
-from recsys.wire import RankRequest, Similar
+from recsys.wire import FromEngine, RankRequest, Similar
+
+Addressed = tuple[Any, FromEngine]  # who is answered, and what
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One request on its way. Times are seconds of the engine's monotonic clock."""
+    """One request on its way; the asker is whoever drives the engine's affair. Times are seconds of its own clock."""
 
-    peer: bytes
+    asker: Any
     request: RankRequest | Similar
     arrived_s: float
     deadline_s: float

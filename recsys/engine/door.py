@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 import structlog
 import zmq
 
+from recsys.engine.admission import Addressed
 from recsys.errors import UnavailableError
 from recsys.wire import FromEngine, ToEngine, bundles, decode_to_engine
 
 log = structlog.get_logger(__name__)
 
-Addressed = tuple[bytes, FromEngine]  # API process, and what it is told
 AT_ONCE = 16  # bundles read before other work goes on
 LINGER_MS = 200
 

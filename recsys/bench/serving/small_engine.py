@@ -14,8 +14,9 @@ from recsys.bench.serving.questions import CANDIDATES, USERS
 from recsys.bench.serving.ranker import SmallRanker
 from recsys.config import Settings
 from recsys.engine.catalogue import Catalogue
+from recsys.engine.engine import Engine
 from recsys.engine.runner import BatchResult, Runner
-from recsys.engine.server import Engine, run_engine
+from recsys.engine.server import run_engine
 from recsys.model.config import ModelConfig
 from recsys.model.recommender import Recommender
 from recsys.model.vocabulary import Vocabulary

@@ -1,28 +1,26 @@
-"""What the engine does between its threads, without its socket."""
+"""An engine without its socket."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recsys.config import EngineSettings, Settings
+from recsys.engine.engine import Engine
 from recsys.engine.served import model_versions
-from recsys.engine.server import Engine
 from recsys.state.items import CatalogueChange, CatalogueItem
 from recsys.wire import RankReply, RankRequest
 
 
 @pytest.fixture
-def engine(tiny_model: Path, tmp_path: Path) -> Iterator[Engine]:
+def engine(tiny_model: Path, tmp_path: Path) -> Engine:
     """With ten items."""
     shutil.copytree(tiny_model, tmp_path / "tiny")
     found = Engine(Settings(engine=EngineSettings(model_dir=tmp_path / "tiny", batch_max=1)))
     found.set_catalogue({f"i{n}": CatalogueItem(item_id=f"i{n}", title="t", ts=0) for n in range(10)})
-    yield found
-    found._zmq.destroy(linger=0)
+    return found
 
 
 def test_an_item_that_is_deleted_while_a_model_loads_stays_deleted(engine: Engine) -> None:
@@ -35,13 +33,13 @@ def test_an_item_that_is_deleted_while_a_model_loads_stays_deleted(engine: Engin
 
 
 def test_an_unknown_policy_is_answered_and_never_reaches_the_device(engine: Engine) -> None:
-    answer = engine._admit(b"peer", RankRequest(id="r", time_left_ms=1e3, k=1, policy="none such"))
+    answer = engine.admit(b"peer", RankRequest(id="r", time_left_ms=1e3, k=1, policy="none such"))
     assert answer is not None
     reply = answer[1]
     assert isinstance(reply, RankReply)
     assert (reply.id, reply.status) == ("r", "invalid")
     assert "none such" in reply.error
-    assert engine._admit(b"peer", RankRequest(id="r", time_left_ms=1e3, k=1, policy="topk")) is None
+    assert engine.admit(b"peer", RankRequest(id="r", time_left_ms=1e3, k=1, policy="topk")) is None
 
 
 def test_half_written_folders_are_no_versions(tiny_model: Path, tmp_path: Path) -> None:
