@@ -30,7 +30,7 @@ def bars(now: pl.DataFrame) -> str:
 
 
 def flows(ribbons: pl.DataFrame) -> str:
-    """Of `frames.flow_ribbons`: the largest three."""
+    """Of `flows.flow_ribbons`: the largest three."""
     moved = ribbons.filter(pl.col("kind") == "ribbon").unique("flow").sort("rate", descending=True)
     if moved.is_empty():
         return "No work is moved."

@@ -59,6 +59,11 @@ class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[LayerLoad]
     health: list[float] = []  # share of its capacity that each expert has left
     replicas: list[int] = []  # blocks of slots of each expert
+    lane_us: float = 0.0  # what a slot takes on the emulated device of its expert; 0: all share one
+
+    def layer(self, n: int) -> LayerLoad | None:
+        """Load of one layer; None if the engine's model has fewer."""
+        return self.layers[n] if n < len(self.layers) else None
 
 
 class Experts(msgspec.Struct, frozen=True):
@@ -93,6 +98,7 @@ class Router(msgspec.Struct, frozen=True):
     active: dict[str, str]
     health: dict[str, float] = {}
     inject: dict[str, float | str] = {}
+    lane_us: float = 0.0
     quality_budget: QualityBudget | None = None
     returned: PolicyReturned | None = None
 

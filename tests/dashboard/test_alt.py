@@ -8,7 +8,7 @@ import msgspec
 import polars as pl
 import pytest
 
-from dashboard import alt, frames
+from dashboard import alt, flows, frames
 from dashboard.answers import LoadSnapshot
 from recsys.wire import encode_snapshot
 
@@ -36,5 +36,5 @@ def test_nothing_in_words(burst: frames.Picture) -> None:
     empty = pl.DataFrame
     assert alt.heat(burst.over_time.clear(), "demand", "demand") == "No demand in the last two minutes."
     assert alt.bars(burst.now.clear()) == "No load now."
-    assert alt.flows(frames.flow_ribbons(frames.flows_now([], 0))) == "No work is moved."
+    assert alt.flows(flows.flow_ribbons(flows.flows_now([], 0))) == "No work is moved."
     assert alt.series(empty(), "ms", p50="p50") == alt.steps(empty()) == "Nothing to show yet."

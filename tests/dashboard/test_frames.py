@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 from msgspec import structs
 
-from dashboard import frames
+from dashboard import flows, frames
 from dashboard.answers import Explanation, LayerLoad, LoadSnapshot
 
 T0 = 1_700_000_000_000  # the beginning of a bin
@@ -106,9 +106,9 @@ def test_models_of_different_depth_side_by_side() -> None:
 
 
 def test_ribbons_touch_their_experts_without_overlap() -> None:
-    flows = frames.flows_now([snapshot(T0, layer([9, 1, 1], [4, 4, 3], [(0, 1, 3), (0, 2, 1)]))], 0)
-    assert flows.rows() == [(0, 1, 12.0), (0, 2, 4.0)]
-    ribbons = frames.flow_ribbons(flows)
+    moved = flows.flows_now([snapshot(T0, layer([9, 1, 1], [4, 4, 3], [(0, 1, 3), (0, 2, 1)]))], 0)
+    assert moved.rows() == [(0, 1, 12.0), (0, 2, 4.0)]
+    ribbons = flows.flow_ribbons(moved)
     ends = ribbons.filter((pl.col("kind") == "ribbon") & (pl.col("x") == 1.0)).sort("y")
     assert ends["flow"].to_list() == ["E0 → E1", "E0 → E2"]
     assert ends["y2"][0] <= ends["y"][1]
@@ -117,14 +117,14 @@ def test_ribbons_touch_their_experts_without_overlap() -> None:
 
 def test_labels_of_small_flows_keep_their_distance() -> None:
     flow = [(0, taker, 1 if taker < 12 else 500) for taker in range(1, 15)]
-    ribbons = frames.flow_ribbons(frames.flows_now([snapshot(T0, layer([900] * 15, [900] * 15, flow))], 0))
+    ribbons = flows.flow_ribbons(flows.flows_now([snapshot(T0, layer([900] * 15, [900] * 15, flow))], 0))
     at = ribbons.filter(pl.col("kind") == "taker").sort("at")["at"]
     assert at.diff().drop_nulls().min() >= 0.069  # type: ignore[operator]
     assert 0 <= at.min() <= at.max() <= 1  # type: ignore[operator]
 
 
 def test_no_flow_says_so() -> None:
-    ribbons = frames.flow_ribbons(frames.flows_now([], 0))
+    ribbons = flows.flow_ribbons(flows.flows_now([], 0))
     assert ribbons["kind"].to_list() == ["note"]
 
 

@@ -1,0 +1,143 @@
+"""Heat maps: expert by time, and category by expert."""
+
+from __future__ import annotations
+
+import polars as pl
+
+from dashboard.charts.look import FLAT, SECONDS, Spec, ago, number, titled
+
+HEAT_MAX = 4.0  # × mean at which the colour scale ends
+
+
+def demand_heat() -> Spec:
+    """Demand per expert and time, from `frames.load_over_time`; dots mark wishes above capacity."""
+    return _heat("demand", "Which experts do queries want?", "demand")
+
+
+def served_heat() -> Spec:
+    """Served load per expert and time, from `frames.load_over_time`, on the scale of `demand_heat`."""
+    return _heat("served", "Which experts do the work?", "served load")
+
+
+def price_heat() -> Spec:
+    """Price per expert and time, from `frames.load_over_time`."""
+    return titled(
+        "What does an expert cost?",
+        "price in gate-score units: a token goes where score − price is best",
+        {
+            "mark": {"type": "rect"},
+            "encoding": {
+                **_CELL,
+                "color": {
+                    "field": "price",
+                    "type": "quantitative",
+                    "scale": {"scheme": "cividis", "domain": {"unionWith": [0, 0.05]}},
+                    "legend": {"title": None, "gradientThickness": 8, "tickCount": 3},
+                },
+                "tooltip": [ago(), {"field": "expert"}, number("price", "price, score units", ".3f")],
+            },
+        },
+    )
+
+
+def specialisation_heat() -> Spec:
+    """Category × expert, from `specialisation.by_category`."""
+    return titled(
+        "Whom do the items of a category go to?",
+        "gate weight of the category's items, × mean of all experts",
+        {
+            "mark": {"type": "rect"},
+            "encoding": {
+                "x": {
+                    "field": "expert",
+                    "type": "ordinal",
+                    "axis": {"title": None, "labelExpr": "'E' + datum.label", **FLAT},
+                },
+                "y": {"field": "category", "type": "nominal", "axis": {"title": None, **FLAT, "labelLimit": 130}},
+                "color": {
+                    "field": "times",
+                    "type": "quantitative",
+                    "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
+                    "legend": {
+                        "title": None,
+                        "gradientThickness": 8,
+                        "values": [0, 1, 2, 3, 4],
+                        "labelExpr": "datum.value == 4 ? '≥ 4×' : datum.value + '×'",
+                    },
+                },
+                "tooltip": [
+                    {"field": "category"},
+                    {"field": "expert"},
+                    number("times", "× mean of all experts", ".2f"),
+                    number("share", "% of the category's gate weight", ".1f"),
+                ],
+            },
+        },
+    )
+
+
+def describe_specialisation(table: pl.DataFrame) -> str:
+    """The heat map in words, from `specialisation.by_expert`."""
+    told = [f"E{expert}: {own}" for expert, own in table.select("expert", "categories").iter_rows()]
+    return "Categories that each expert takes more of than of the work at large. " + "; ".join(told) + "."
+
+
+_CELL: Spec = {
+    "x": {"field": "start", **SECONDS},
+    "x2": {"field": "end"},
+    "y": {
+        "field": "expert",
+        "type": "ordinal",
+        "axis": {"title": None, "labelExpr": "'E' + datum.label", **FLAT},
+        "scale": {"paddingInner": 0.06},
+    },
+}
+
+
+def _heat(field: str, title: str, what: str) -> Spec:
+    value = {"field": field, "type": "quantitative"}
+    tooltip = [
+        ago(),
+        {"field": "expert", "title": "expert"},
+        {**value, "title": f"{what}, × mean", "format": ".2f"},
+        {"field": "capacity", "title": "capacity, × mean", "format": ".2f"},
+        {"field": "moved_out", "title": "wishes sent elsewhere, %", "format": ".0f"},
+    ]
+    return titled(
+        title,
+        f"{what}, × mean of all experts; dot = above capacity",
+        {
+            "layer": [
+                {
+                    "mark": {"type": "rect", "clip": True},
+                    "encoding": {
+                        **_CELL,
+                        "color": {
+                            **value,
+                            "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
+                            "legend": {
+                                "title": None,
+                                "gradientThickness": 8,
+                                "values": [0, 1, 2, 3, 4],
+                                "labelExpr": "datum.value == 4 ? '≥ 4×' : datum.value + '×'",
+                            },
+                        },
+                        "tooltip": tooltip,
+                    },
+                },
+                {
+                    "transform": [
+                        {"filter": f"datum.{field} > datum.capacity * 1.02"},
+                        {"calculate": "(datum.start + datum.end) / 2", "as": "start"},
+                    ],
+                    "mark": {"type": "point", "filled": True, "size": 7, "opacity": 1, "aria": False},
+                    "encoding": {
+                        "x": _CELL["x"],
+                        "y": _CELL["y"],
+                        "color": {"condition": {"test": f"datum.{field} > 2.6", "value": "black"}, "value": "white"},
+                        "tooltip": tooltip,
+                    },
+                },
+            ],
+        },
+    )
