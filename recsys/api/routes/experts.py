@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 import msgspec
@@ -23,11 +24,10 @@ async def experts(
     since: Annotated[int, Query(ge=0, le=10**13, description="Only snapshots after this Unix ms")] = 0,
 ) -> Response:
     """Load snapshots of all engines, oldest first; the last per engine is the present."""
+    newest = await res.telemetry.last_id()  # where the answer ends; without a store there is none to begin
     oldest = max(int((time.time() - window_s) * 1e3), since + 1)
-    snapshots = [msgspec.Raw(raw.encode()) for raw in await res.telemetry.raw(since_ms=oldest)]
-    engines = sorted({_engine(raw) for raw in snapshots})
-    body = msgspec.json.encode({"engines": engines, "snapshots": snapshots})
-    return Response(body, media_type="application/json")
+    body = _body(res.telemetry.pages(since_ms=oldest, until=newest))
+    return StreamingResponse(body, media_type="application/json")
 
 
 @routes.get(
@@ -44,6 +44,18 @@ async def stream(res: Res) -> StreamingResponse:
     return StreamingResponse(res.load_stream.listen(), media_type="text/event-stream", headers=headers)
 
 
+async def _body(pages: AsyncIterator[list[str]]) -> AsyncIterator[bytes]:
+    """Page by page: ten minutes of several engines are megabytes, for which the loop would stand still."""
+    engines: set[str] = set()
+    yield b'{"snapshots":['
+    comma = ""
+    async for page in pages:
+        engines.update(_name_of(raw).engine for raw in page)
+        yield (comma + ",".join(page)).encode()
+        comma = ","
+    yield b'],"engines":' + msgspec.json.encode(sorted(engines)) + b"}"
+
+
 class _Named(msgspec.Struct):
     """The one field of a snapshot that is read here; the rest passes through as it is."""
 
@@ -51,7 +63,3 @@ class _Named(msgspec.Struct):
 
 
 _name_of = msgspec.json.Decoder(_Named).decode
-
-
-def _engine(raw: msgspec.Raw) -> str:
-    return _name_of(raw).engine
