@@ -169,6 +169,13 @@ class RouterSettings(_Section):
     capacity_factor_economise: float = Field(
         0.6, ge=0.1, le=1.0, description="The same under high pressure, by policies that bound the load"
     )
+    lane_us: float = Field(
+        0.0,
+        ge=0,
+        le=1_000,
+        description="Emulates one device per expert: microseconds that each takes for each of its slots, all side by "
+        "side, so that a layer lasts as long as its fullest expert; 0 = off",
+    )
 
 
 class OnlineSettings(_Section):

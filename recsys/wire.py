@@ -151,8 +151,9 @@ class LoadSnapshot:
     """What one engine did in one snapshot interval; published to the telemetry stream.
 
     `health` is the share of its capacity that each expert is given, `replicas` its slots with the spare ones,
-    `injected_us` expert -> microseconds per slot that are injected (dead: it never answers), `score_kept_min` the bound
-    of the policy's quality budget, `returned` why the policy went back by itself a moment ago.
+    `injected_us` expert -> microseconds per slot that are injected (dead: it never answers), `lane_us` those that each
+    slot takes on the emulated device of its expert (0: there are none), `score_kept_min` the bound of the policy's
+    quality budget, `returned` why the policy went back by itself a moment ago.
     """
 
     engine: str
@@ -181,6 +182,7 @@ class LoadSnapshot:
     health: list[float] = field(default_factory=list)
     replicas: list[int] = field(default_factory=list)
     injected_us: dict[str, float | Literal["dead"]] = field(default_factory=dict)
+    lane_us: float = 0.0
     score_kept_min: float | None = None
     returned: str = ""
 

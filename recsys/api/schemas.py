@@ -247,6 +247,7 @@ ExpertNumber = Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,3})$")]
 
 
 Capacity = Annotated[float, Field(ge=1.0, le=16.0), AfterValidator(_finite)]
+LaneUs = Annotated[float, Field(ge=0, le=1_000), AfterValidator(_finite)]
 InjectedUs = Annotated[float, Field(ge=0, le=100_000), AfterValidator(_finite)]
 
 
@@ -268,6 +269,7 @@ class RouterBody(Body):
                 {"policy": "drop", "quality_budget": {"score_kept_min": 0.97, "seconds": 5}},
                 {"health": {"3": 0.0}},
                 {"inject": {"3": 50.0, "5": "dead"}},
+                {"lane_us": 5.0},
             ]
         },
     )
@@ -288,14 +290,19 @@ class RouterBody(Body):
         description="For experiments. Expert -> microseconds that each of its slots takes longer, or `dead`: it never "
         "answers. Engines really wait, measure it and route around it; replaces all said before, {} = none",
     )
+    lane_us: LaneUs | None = Field(
+        default=None,
+        description="For experiments. Emulates one device per expert: microseconds that each takes for each of its "
+        "slots. All work side by side and engines really wait for the fullest of each layer; 0 = off",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> RouterBody:
         if self.policy is None and self.capacity_factor is None:
             if self.quality_budget is not None:
                 raise ValueError("quality_budget: comes with a policy or a capacity_factor")
-            if self.health is None and self.inject is None:
-                raise ValueError("name a policy, a capacity_factor, health or inject")
+            if self.health is None and self.inject is None and self.lane_us is None:
+                raise ValueError("name a policy, a capacity_factor, health, inject or lane_us")
         return self
 
 
@@ -322,6 +329,7 @@ class RouterAnswer(BaseModel):
     active: dict[str, str] = Field(description="Engine -> policy of its last snapshot")
     health: dict[str, float] = Field(default={}, description="Experts that are not well; see the body of the PUT")
     inject: dict[str, float | Literal["dead"]] = Field(default={}, description="See the body of the PUT")
+    lane_us: float = Field(default=0.0, description="See the body of the PUT")
     quality_budget: QualityBudgetAnswer | None = None
     returned: PolicyReturned | None = None
 

@@ -120,6 +120,7 @@ class Control:
             factor=wanted.capacity_factor,
             health=dict(wanted.health),
             injected_s=dict(wanted.inject),
+            lane_us=wanted.lane_us,
         )
         if (self._watch.budget if self._watch else None) != wanted.budget:
             self._watch = BudgetWatch(wanted.budget, now_s=time.monotonic()) if wanted.budget else None

@@ -1,9 +1,11 @@
 """How well each expert does, so that slow and dead ones get less: what people say, times what is measured.
 
 On one device the experts share the arithmetic of a step, so each slot of it takes the same time and there is nothing to
-measure. What can differ is injected, for experiments: an expert's lane then takes longer per slot, or never answers,
-and the step really waits for its slowest lane. From there on it is no play: the times go to a `LoadTracker`, the rates
-through `capacity_from_load`, and the router gives a slow expert what it can finish in the time of the others.
+measure. Two things are emulated, for experiments, and the step really waits for them. A lane time gives each expert a
+device of its own, as where a model is spread over machines: all lanes work side by side, each takes that long for each
+of its slots, and a layer lasts as long as its fullest lane. An injection makes one lane slower than the others, or dead.
+From there on it is no play: the times go to a `LoadTracker`, the rates through `capacity_from_load`, and the router
+gives a slow expert what it can finish in the time of the others. Lanes that are all alike are all well.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from router.shapes import RoutingPlan
 
 HALF_LIFE_S = 0.1  # of a measured time: some steps
 LANE_TIMEOUT_S = 0.05  # a lane that has not answered by then is dead, and the batch runs again without it
-LATE_MAX_S = 0.5  # no lane holds up a layer for longer, whatever is injected
+LATE_MAX_S = 0.5  # no injection holds up a layer for longer; what a lane takes of itself is never cut
 PROBE_AFTER_S = 1.0  # a dead lane is tried again after this time ...
 PROBE_SHARE = 0.02  # ... with so much of its capacity
 WELL = 0.9  # from this share on, a lane counts as well: noise must move nobody
@@ -32,18 +34,23 @@ class Lanes:
 
     Args:
         experts: how many.
+
+    Attributes:
+        lane_s: seconds that each lane takes for each of its slots; 0: all experts are on one device.
     """
 
     def __init__(self, experts: int) -> None:
         self.experts = experts
+        self.lane_s = 0.0
         self._told_E = torch.ones(experts, dtype=torch.float64)
         self._delay_s_E = torch.zeros(experts, dtype=torch.float64)
         self._measured_E = torch.ones(experts, dtype=torch.float64)
         self._tried_s: dict[int, float] = {}  # dead lane -> when it failed
         self._rates: LoadTracker | None = None  # None: all lanes are well, nothing to measure
 
-    def follow(self, health: Mapping[int, float], delays_s: Mapping[int, float]) -> None:
-        """What people say: shares of capacity that are left, and seconds per slot that are injected (`DEAD`).
+    def follow(self, health: Mapping[int, float], delays_s: Mapping[int, float], lane_s: float = 0.0) -> None:
+        """What people say: shares of capacity that are left, seconds per slot that are injected (`DEAD`), and those
+        that all lanes take.
 
         Raises:
             ValueError: there is no such expert; everything stays as it was.
@@ -52,6 +59,7 @@ class Lanes:
             if wrong := [expert for expert in values if expert >= self.experts]:
                 raise ValueError(f"{name}: no expert {wrong[0]}, there are {self.experts}")
         self._told_E, self._delay_s_E = self._filled(1.0, health), self._filled(0.0, delays_s)
+        self.lane_s = lane_s
 
     def _filled(self, usual: float, values: Mapping[int, float]) -> Tensor:
         filled_E = torch.full((self.experts,), usual, dtype=torch.float64)
@@ -70,23 +78,29 @@ class Lanes:
 
     def finish(self, plans: Sequence[RoutingPlan], seconds: float) -> bool:
         """Wait for the lanes of a step that took `seconds`, and learn. False: one is dead, the step must run again."""
-        delay_s_E = self._delay_s_E
-        if self._rates is None and not bool(delay_s_E.any()):
+        lane_s, delay_s_E = self.lane_s, self._delay_s_E
+        ill = self._rates is not None or bool(delay_s_E.any())
+        if not plans or not (ill or lane_s):
             return True
-        load_LE = torch.stack([plan.load_E.double().cpu() for plan in plans]) if plans else torch.zeros(0, self.experts)
-        extra_s_LE = (
-            (load_LE * delay_s_E).nan_to_num(nan=0.0, posinf=LANE_TIMEOUT_S).clamp_max(LATE_MAX_S)
-        )  # 0 * inf: nan
-        time.sleep(float(extra_s_LE.amax(dim=1).sum()) if len(plans) else 0.0)
+        load_LE = _load(plans)
+        late_s_LE = _late(load_LE, delay_s_E)
+        time.sleep(float((load_LE * lane_s + late_s_LE).amax(dim=1).sum()))
+        if not ill:
+            return True
         load_E, now_s = load_LE.sum(dim=0), time.monotonic()
         dead_E = (delay_s_E == DEAD) & (load_E > 0)
-        slot_s = seconds / max(float(load_E.sum()), 1.0)  # times are counted in these: steps differ, lanes do not
+        # times are counted in what a slot takes where all is well: steps differ, lanes do not
+        slot_s = lane_s or seconds / max(float(load_E.sum()), 1.0)
         if self._rates is None:
             self._rates = LoadTracker(torch.ones(self.experts), half_life_s=HALF_LIFE_S, started_s=now_s)
         served_E = load_E.where(~dead_E, torch.zeros_like(load_E))
-        self._rates.observe(load_E, served_E, load_E + extra_s_LE.sum(dim=0) / max(slot_s, 1e-9), now_s=now_s)
+        self._rates.observe(load_E, served_E, load_E + late_s_LE.sum(dim=0) / max(slot_s, 1e-9), now_s=now_s)
         self._learn(served_E, dead_E, now_s)
         return not bool(dead_E.any())
+
+    def own_s(self, plans: Sequence[RoutingPlan]) -> float:
+        """Seconds that the lanes of a step would take of themselves, without injections."""
+        return float(_load(plans).amax(dim=1).sum()) * self.lane_s if plans else 0.0
 
     def _learn(self, served_E: Tensor, dead_E: Tensor, now_s: float) -> None:
         assert self._rates is not None
@@ -101,3 +115,12 @@ class Lanes:
         self._measured_E = share_E.where(share_E < WELL, torch.ones_like(share_E))
         if not (self._tried_s or bool(self._delay_s_E.any()) or bool((self._measured_E < 1).any())):
             self._rates = None
+
+
+def _load(plans: Sequence[RoutingPlan]) -> Tensor:
+    return torch.stack([plan.load_E.double().cpu() for plan in plans])
+
+
+def _late(load_LE: Tensor, delay_s_E: Tensor) -> Tensor:
+    late_s_LE = load_LE * delay_s_E  # 0 * inf: nan
+    return late_s_LE.nan_to_num(nan=0.0, posinf=LANE_TIMEOUT_S).clamp_max(LATE_MAX_S)

@@ -39,7 +39,7 @@ class Pace:
         self._batch_max = batch_max
         self._follows = ladder
         self._ladder = Ladder()
-        self._times = [ServiceTime(batch_max) for _ in RUNGS]  # what a step takes depends on the effort
+        self.forget()
         self._height = 0
         self._batch = batch_max
         self._pressure = 0.0
@@ -136,6 +136,10 @@ class Pace:
         self._feel(0.0, now_s)
         self._height = min(self._height, self._ladder.height)
         self._batch = self._largest()
+
+    def forget(self) -> None:
+        """Steps take another time from now on than all that was measured."""
+        self._times = [ServiceTime(self._batch_max) for _ in RUNGS]  # what a step takes depends on the effort
 
     def learn(self, height: int, requests: int, seconds: float) -> None:
         """What a step at a height of the ladder took, while warming up."""

@@ -88,9 +88,9 @@ class Served:
                 batch = [RankRequest(id="", time_left_ms=0, k=10, history=seen, exclude_seen=False)] * requests
                 for repeat in range(WARM_UP_RUNS):
                     began = time.perf_counter()
-                    self.runner.run(batch, catalogue, router, step=now.step, candidates=now.candidates)
+                    result = self.runner.run(batch, catalogue, router, step=now.step, candidates=now.candidates)
                     if repeat:
-                        learn(height, requests, time.perf_counter() - began)
+                        learn(height, requests, time.perf_counter() - began + self.lanes.own_s(result.plans))
 
 
 def model_versions(settings: Settings) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from recsys.engine.lanes import DEAD
 from recsys.engine.quality_budget import QualityBudget
 
 FACTOR_MAX = 16.0
+LANE_US_MAX = 1_000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,7 @@ class Wanted:
     Attributes:
         health: (expert, share of its capacity that is left) of experts that are not well.
         inject: (expert, seconds each slot takes longer; `lanes.DEAD`: it never answers), for experiments.
+        lane_us: microseconds a slot takes on the device that each expert is given, for experiments; 0: all share one.
         budget: what the policy must keep to stay.
     """
 
@@ -29,6 +31,7 @@ class Wanted:
     capacity_factor: float
     health: tuple[tuple[int, float], ...] = ()
     inject: tuple[tuple[int, float], ...] = ()
+    lane_us: float = 0.0
     budget: QualityBudget | None = None
 
     @staticmethod
@@ -50,8 +53,12 @@ class Wanted:
         for expert, delay_s in inject.items():
             if expert < 0 or not delay_s >= 0:
                 raise ValueError(f"inject: {expert} = {delay_s} s, must be an expert and a time from 0")
+        lane_us = float(stored.get("lane_us", defaults.lane_us))
+        if not 0 <= lane_us <= LANE_US_MAX:
+            raise ValueError(f"lane_us: {lane_us}, must be from 0 to {LANE_US_MAX:g}")
         budget = None
         if kept := float(stored.get("score_kept_min") or 0):
             budget = QualityBudget(stored.get("switch", ""), kept, float(stored.get("kept_for_s") or 5))
         policy = stored.get("policy", defaults.policy)
-        return Wanted(policy, factor, tuple(sorted(health.items())), tuple(sorted(inject.items())), budget)
+        ill, slow = tuple(sorted(health.items())), tuple(sorted(inject.items()))
+        return Wanted(policy, factor, ill, slow, lane_us, budget)

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 def http(service: Any) -> Any:
     with httpx.Client(base_url=service.base, timeout=20, headers=service.admin) as client:
         yield client
-        client.put("/v1/router", json={"health": {}, "inject": {}})
+        client.put("/v1/router", json={"health": {}, "inject": {}, "lane_us": 0})
 
 
 @pytest.fixture
@@ -114,6 +114,23 @@ def test_an_expert_made_slow_or_dead_is_found_by_its_times_and_comes_back(
     assert all(layer["dropped"] == 0 for layer in layers)
     assert http.put("/v1/router", json={"inject": {}}).json()["inject"] == {}
     eventually(lambda: snapshot_of(http)["health"] == [1.0] * 8, what="all well again, by themselves")
+
+
+def test_devices_of_their_own_are_emulated_while_somebody_wants_it(
+    http: httpx.Client, eventually: Callable[..., None]
+) -> None:
+    assert http.put("/v1/router", json={"lane_us": 2.5}).json()["lane_us"] == 2.5
+    eventually(lambda: snapshot_of(http)["lane_us"] == 2.5, what="emulated devices")
+    assert snapshot_of(http)["health"] == [1.0] * 8
+    assert http.put("/v1/router", json={"lane_us": 0}).json()["lane_us"] == 0
+    eventually(lambda: snapshot_of(http)["lane_us"] == 0, what="one device for all")
+
+
+@pytest.mark.parametrize("lane_us", [-1, 1e9, "fast", [1]])
+def test_a_wrong_lane_time_is_refused(http: httpx.Client, lane_us: object) -> None:
+    answer = http.put("/v1/router", json={"lane_us": lane_us})
+    assert answer.status_code == 422
+    assert "lane_us" in answer.text
 
 
 @pytest.mark.parametrize("inject", [{"8": 5}, {"3": -1}, {"3": "ill"}, {"3": 1e9}])

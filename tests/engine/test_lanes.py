@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from recsys.engine.lanes import DEAD, LANE_TIMEOUT_S, Lanes
+from recsys.engine.lanes import DEAD, LANE_TIMEOUT_S, LATE_MAX_S, Lanes
 from router.router import Router
 from router.shapes import RoutingPlan
 
@@ -57,6 +57,33 @@ def test_no_injection_stops_the_engine(router: Router) -> None:
     _, finished, waited_s = one_step(lanes, router)
     assert finished
     assert waited_s < 5  # not the ten seconds that 100 slots would take
+
+
+def test_lanes_of_their_own_last_as_long_as_the_fullest_and_are_all_well(router: Router) -> None:
+    lanes = Lanes(EXPERTS)
+    lanes.follow({}, {}, 1e-4)
+    plan, finished, waited_s = one_step(lanes, router)
+    assert finished
+    assert lanes.own_s([plan, plan]) == pytest.approx(2 * int(plan.load_E.max()) * 1e-4)
+    assert waited_s >= int(plan.load_E.max()) * 1e-4
+    assert lanes.health_E(time.monotonic()).tolist() == [1.0] * EXPERTS
+
+
+def test_among_lanes_of_their_own_the_one_that_takes_twice_as_long_has_half_its_capacity(router: Router) -> None:
+    lanes = Lanes(EXPERTS)
+    lanes.follow({}, {1: 1e-5}, 1e-5)
+    for _ in range(3):
+        one_step(lanes, router)
+    assert lanes.health_E(time.monotonic()).tolist() == pytest.approx([1, 0.5, 1, 1])
+
+
+def test_what_a_lane_takes_of_itself_is_never_cut(router: Router, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits_s: list[float] = []
+    monkeypatch.setattr(time, "sleep", waits_s.append)
+    lanes = Lanes(EXPERTS)
+    lanes.follow({}, {2: 0.1}, 0.01)
+    plan, _, _ = one_step(lanes, router)
+    assert waits_s == [pytest.approx(int(plan.load_E[2]) * 0.01 + LATE_MAX_S)]
 
 
 def test_a_dead_lane_makes_the_step_run_again_without_it(router: Router) -> None:

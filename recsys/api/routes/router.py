@@ -62,6 +62,8 @@ async def put_router(body: RouterBody, res: Res) -> RouterAnswer:
     for name, values in (("health", body.health), ("inject", body.inject)):
         if values is not None:
             wanted[name] = msgspec.json.encode(values)
+    if body.lane_us is not None:
+        wanted["lane_us"] = body.lane_us
     async with res.redis.pipeline() as pipe:
         if "policy" in wanted:
             pipe.hdel(res.keys.router, *OF_A_SWITCH)
@@ -103,6 +105,7 @@ async def _state(res: Resources) -> RouterAnswer:
         policies=msgspec.json.decode(stored.get("policies", "[]")),
         health=msgspec.json.decode(stored.get("health", "{}"), type=dict[str, float]),
         inject=msgspec.json.decode(stored.get("inject", "{}"), type=dict[str, float | Literal["dead"]]),
+        lane_us=float(stored.get("lane_us", defaults.lane_us)),
         active={snapshot.engine: snapshot.policy for snapshot in await res.telemetry.present()},
         quality_budget=_budget(stored),
         returned=PolicyReturned(why=returned.why, ts=returned.ts) if returned else None,
