@@ -3,9 +3,9 @@
 On one device the experts share the arithmetic of a step, so each slot of it takes the same time and there is nothing to
 measure. Two things are emulated, for experiments, and the step really waits for them. A lane time gives each expert a
 device of its own, as where a model is spread over machines: all lanes work side by side, each takes that long for each
-of its slots, and a layer lasts as long as its fullest lane. An injection makes one lane slower than the others, or dead.
-From there on it is no play: the times go to a `LoadTracker`, the rates through `capacity_from_load`, and the router
-gives a slow expert what it can finish in the time of the others. Lanes that are all alike are all well.
+of its slots, and a layer lasts as long as its fullest lane. An injection makes one lane slower than the others, or
+dead. From there on it is no play: the times go to a `LoadTracker`, the rates through `capacity_from_load`, and the
+router gives a slow expert what it can finish in the time of the others. Lanes that are all alike are all well.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one place that writes what `PUT /v1/router` asks for: hash `{p}router`.
 
-Fields: policies (JSON, written by engines), policy, capacity_factor, health and inject (JSON by expert), lane_us, and with a
-quality budget score_kept_min, kept_for_s, switch (id of the PUT that set it), previous (JSON of the policy and factor
-before). After a return by itself: returned (JSON of why and when).
+Fields: policies (JSON, written by engines), policy, capacity_factor, health and inject (JSON by expert), lane_us, and
+with a quality budget score_kept_min, kept_for_s, switch (id of the PUT that set it), previous (JSON of the policy and
+factor before). After a return by itself: returned (JSON of why and when).
 """
 
 from __future__ import annotations
