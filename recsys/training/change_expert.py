@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -49,7 +50,8 @@ def change_expert(
 ) -> Change:
     """Add an expert for a category, or make expert `expert` one for it, learning from all but the newest events.
 
-    Items that the model does not know first get vectors of their own, as the online learner gives them.
+    Items that the model does not know first get vectors of their own, as the online learner gives them. The version
+    ends with a digest of the weights: another expert for the same category is another version.
 
     Args:
         before: stays as it is.
@@ -85,6 +87,7 @@ def change_expert(
     else:
         after, trained = with_version(informed, version), expert
     fit_expert(after, trained, fit_on, sequences, options, console)
+    after.version += f"-{_digest(after)}"
     test = build_cases(parts.train, parts.test, catalogue, informed.vocabulary, most=CASES_MAX, seed=options.seed)
     judged_on = Market(catalogue, is_new_I, test, options.candidates)
     return Change(after, trained, effect_of(informed, after, trained, judged_on))
@@ -99,6 +102,13 @@ def table_of(effect: Effect) -> Table:
     table.add_row("slots on the expert, items of the category", "", f"{effect.used:.2%}")
     table.add_row("slots on the expert, other items", "", f"{effect.used_by_others:.2%}")
     return table
+
+
+def _digest(model: Recommender) -> str:
+    whole = hashlib.sha256()
+    for weight in model.state_dict().values():
+        whole.update(weight.cpu().numpy().tobytes())
+    return whole.hexdigest()[:8]
 
 
 def _rows_of(category: str, catalogue: Catalogue, dataset: Dataset) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -61,6 +62,17 @@ def test_the_category_uses_it_and_the_rest_hardly_does(change: Change) -> None:
     assert effect.used_by_others <= 2 * BOUND, "the bound is kept on events that did not set it"
     assert effect.overlap > 0.9
     assert table_of(effect).row_count == 5
+
+
+def test_another_expert_for_the_same_category_is_another_version(
+    change: Change, world: Dataset, told: Recommender, category: str
+) -> None:
+    options = ExpertOptions(epochs=1, old_share_max=BOUND, seed=ExpertOptions().seed + 1)
+    second = change_expert(told, world, category, options, console=Console(quiet=True)).model.version
+    first = change.model.version
+    assert first[:-8] == second[:-8]
+    assert re.fullmatch(r"tiny\+[a-z0-9-]+-[0-9a-f]{8}", first)
+    assert first != second
 
 
 def test_a_category_without_events_is_refused(world: Dataset, tiny_model: Path, category: str) -> None:
