@@ -1,7 +1,8 @@
 """The catalogue as the device sees it: one row per item, row 0 = padding.
 
 A `Catalogue` is never changed: changes build the next one beside it and swap it in, so that a batch in flight keeps
-the rows that it started with. Rows of deleted items stay, marked dead, so that histories keep their meaning.
+the rows that it started with. Rows of deleted items stay, marked dead, so that histories keep their meaning; of a
+catalogue that always changes only those of the items deleted last.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from torch import Tensor
 from recsys.model.recommender import Recommender
 from recsys.state.items import CatalogueItem
 
+DEAD_SHARE = 0.25  # of the live items: so many deleted ones are kept ...
+DEAD_MIN = 256  # ... but at least these
+
 
 class Catalogue:
     """Items as rows, with the model's embedding of each.
@@ -24,6 +28,7 @@ class Catalogue:
     Attributes:
         item_ids: id of each row; row 0 is "".
         table_ID: item embeddings of the model, row 0 zero.
+        dead: deleted items that still have a row, in the order in which they went.
         live_I: rows that may be recommended.
     """
 
@@ -33,8 +38,9 @@ class Catalogue:
         self._row = {item_id: row for row, item_id in enumerate(self.item_ids) if row}
         if len(self._row) != len(self.items):
             raise ValueError("items: the same item_id twice")
-        self.dead = frozenset(dead)
-        self.live_I = np.array([False, *(item.item_id not in self.dead for item in self.items)])
+        self.dead = tuple(dead)
+        gone = set(self.dead)
+        self.live_I = np.array([False, *(item.item_id not in gone for item in self.items)])
         self.has_year_I = np.array([False, *(item.year is not None for item in self.items)])
         self.year_I = np.array([0, *(item.year or 0 for item in self.items)])
         self._category_rows = self._index_categories()
@@ -63,8 +69,10 @@ class Catalogue:
         """The catalogue after some items were put and some deleted."""
         items = [puts.get(item.item_id, item) for item in self.items]
         items += [item for item_id, item in puts.items() if not self.row(item_id)]
-        dead = (self.dead | set(deletes)) - set(puts)
-        return Catalogue(items, model, dead=dead)
+        dead = [i for i in dict.fromkeys([*self.dead, *deletes]) if self.row(i) and i not in puts]
+        kept = max(DEAD_MIN, int(DEAD_SHARE * (len(items) - len(dead))))
+        forgotten = set(dead[:-kept])
+        return Catalogue([item for item in items if item.item_id not in forgotten], model, dead=dead[-kept:])
 
     def _index_categories(self) -> dict[str, list[int]]:
         rows: dict[str, list[int]] = {}
