@@ -12,6 +12,7 @@ from geventhttpclient import HTTPClient
 from loadtest.options import ENV_PREFIX, LoadTestError, Options
 
 KEY_VARIABLE = ENV_PREFIX + "ADMIN_KEY"  # not an option: command lines can be read by everybody on the machine
+LEFT_BEHIND_S = 60.0  # that an expert stays ill at most if this process is killed
 SHAPES = frozenset({"slow_expert", "dead_expert"})
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class ExpertFault:
     def __init__(self, base_url: str, options: Options) -> None:
         self._expert = options.expert
         self._headers = {"X-Api-Key": os.environ.get(KEY_VARIABLE, ""), "Content-Type": "application/json"}
+        self._for_s = options.crowd_seconds + LEFT_BEHIND_S
         self._injected: float | Literal["dead"] | None = None
         if not self._headers["X-Api-Key"]:
             raise LoadTestError(f"{KEY_VARIABLE}: --shape {options.shape} needs the admin key of the service")
@@ -60,7 +62,7 @@ class ExpertFault:
 
     def _put(self, inject: dict[str, Any]) -> str:
         """What went wrong; empty if nothing."""
-        body = msgspec.json.encode({"inject": inject})
+        body = msgspec.json.encode({"inject": inject, "inject_for_s": self._for_s})
         try:
             response = self._client.request("PUT", "/v1/router", body=body, headers=self._headers)
             content = bytes(response.read())

@@ -268,7 +268,7 @@ class RouterBody(Body):
                 {"policy": "price", "capacity_factor": 1.25},
                 {"policy": "drop", "quality_budget": {"score_kept_min": 0.97, "seconds": 5}},
                 {"health": {"3": 0.0}},
-                {"inject": {"3": 50.0, "5": "dead"}},
+                {"inject": {"3": 50.0, "5": "dead"}, "inject_for_s": 60},
                 {"lane_us": 5.0},
             ]
         },
@@ -295,9 +295,17 @@ class RouterBody(Body):
         description="For experiments. Emulates one device per expert: microseconds that each takes for each of its "
         "slots. All work side by side and engines really wait for the fullest of each layer; 0 = off",
     )
+    inject_for_s: float = Field(
+        default=600.0,
+        ge=1,
+        le=86_400,
+        description="How long `inject` and `lane_us` of this request last; then engines take them back by themselves",
+    )
 
     @model_validator(mode="after")
     def _something(self) -> RouterBody:
+        if "inject_for_s" in self.model_fields_set and self.inject is None and self.lane_us is None:
+            raise ValueError("inject_for_s: comes with inject or lane_us")
         if self.policy is None and self.capacity_factor is None:
             if self.quality_budget is not None:
                 raise ValueError("quality_budget: comes with a policy or a capacity_factor")
@@ -329,7 +337,11 @@ class RouterAnswer(BaseModel):
     active: dict[str, str] = Field(description="Engine -> policy of its last snapshot")
     health: dict[str, float] = Field(default={}, description="Experts that are not well; see the body of the PUT")
     inject: dict[str, float | Literal["dead"]] = Field(default={}, description="See the body of the PUT")
+    inject_until: int | None = Field(default=None, description="Unix milliseconds of the end of `inject`")
     lane_us: float = Field(default=0.0, description="See the body of the PUT")
+    lane_us_until: int | None = Field(
+        default=None, description="Unix milliseconds of the end of `lane_us`; then what the settings say is back"
+    )
     quality_budget: QualityBudgetAnswer | None = None
     returned: PolicyReturned | None = None
 

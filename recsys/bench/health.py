@@ -132,7 +132,7 @@ async def _trial(
     async def disturb() -> None:
         await asyncio.sleep(options.before_s)
         injected: object = "dead" if fault == "dead" else options.slow_us
-        await asyncio.to_thread(service.put, inject={str(expert): injected})
+        await asyncio.to_thread(service.put, inject={str(expert): injected}, inject_for_s=options.sick_s + 60)
         await asyncio.sleep(options.sick_s)
         await asyncio.to_thread(service.put, inject={})
 

@@ -21,7 +21,7 @@ from recsys.engine.wanted import Wanted
 from recsys.state.client import writer
 from recsys.state.items import CatalogueChange, CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
-from recsys.state.wanted_router import WantedRouter
+from recsys.state.wanted_router import WantedRouter, in_force
 from recsys.wire import LoadSnapshot, encode_snapshot
 from router.policies import names
 
@@ -105,6 +105,7 @@ class Control:
             self._follow_catalogue()
 
     def _follow_router(self, stored: dict[str, str]) -> None:
+        stored = in_force(stored, now_ms=time.time() * 1e3)
         if stored == self._stored:
             return
         self._stored = stored

@@ -1,8 +1,9 @@
 """The one place that writes what `PUT /v1/router` asks for: hash `{p}router`.
 
-Fields: policies (JSON, written by engines), policy, capacity_factor, health and inject (JSON by expert), lane_us, and
-with a quality budget score_kept_min, kept_for_s, switch (id of the PUT that set it), previous (JSON of the policy and
-factor before). After a return by itself: returned (JSON of why and when).
+Fields: policies (JSON, written by engines), policy, capacity_factor, health (JSON by expert); of experiments inject
+(JSON by expert) and lane_us, each with the Unix ms of its end, inject_until and lane_us_until; and with a quality
+budget score_kept_min, kept_for_s, switch (id of the PUT that set it), previous (JSON of the policy and factor before).
+After a return by itself: returned (JSON of why and when).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import redis
 from recsys.state.keys import Keys
 
 OF_A_SWITCH = ("score_kept_min", "kept_for_s", "switch", "previous", "returned")
+EXPERIMENTS = ("inject", "lane_us")
 
 # Only the switch that carried the budget may be taken back, and only once: engines watch it side by side.
 _GIVE_BACK = """
@@ -60,6 +62,16 @@ class WantedRouter:
             return ""
         found = returned_of(stored["returned"])
         return found.why if found and time.time() - found.ts / 1e3 < within_s else ""
+
+
+def in_force(stored: Mapping[str, str], *, now_ms: float) -> dict[str, str]:
+    """The fields without experiments that are over: a forgotten one must not cripple a service for ever."""
+    over: set[str] = set()
+    for name in EXPERIMENTS:
+        until = stored.get(f"{name}_until", "")
+        if not until.isdecimal() or int(until) <= now_ms:
+            over |= {name, f"{name}_until"}
+    return {name: value for name, value in stored.items() if name not in over}
 
 
 def returned_of(raw: str) -> Returned | None:

@@ -116,6 +116,32 @@ def test_an_expert_made_slow_or_dead_is_found_by_its_times_and_comes_back(
     eventually(lambda: snapshot_of(http)["health"] == [1.0] * 8, what="all well again, by themselves")
 
 
+def test_an_experiment_that_somebody_forgot_ends_by_itself(
+    http: httpx.Client, wanted: int, eventually: Callable[..., None]
+) -> None:
+    body = {"inject": {str(wanted): "dead"}, "lane_us": 2.5, "inject_for_s": 4}
+    answer = http.put("/v1/router", json=body).json()
+    assert answer["inject_until"] == answer["lane_us_until"] == pytest.approx((time.time() + 4) * 1e3, abs=4e3)
+    eventually(lambda: snapshot_of(http)["injected_us"] == {str(wanted): "dead"}, what="an experiment")
+
+    def over() -> bool:
+        snapshot, stands = snapshot_of(http), http.get("/v1/router").json()
+        return not (snapshot["injected_us"] or snapshot["lane_us"] or stands["inject"] or stands["lane_us"])
+
+    eventually(over, what="the end of the experiment")
+    assert http.get("/v1/router").json()["inject_until"] is None
+    eventually(lambda: snapshot_of(http)["health"] == [1.0] * 8, what="all well again")
+
+
+@pytest.mark.parametrize(
+    "body", [{"inject_for_s": 5}, {"inject": {}, "inject_for_s": 0}, {"lane_us": 1, "inject_for_s": 1e9}]
+)
+def test_a_wrong_end_of_an_experiment_is_refused(http: httpx.Client, body: dict[str, object]) -> None:
+    answer = http.put("/v1/router", json=body)
+    assert answer.status_code == 422
+    assert "inject_for_s" in answer.text
+
+
 def test_devices_of_their_own_are_emulated_while_somebody_wants_it(
     http: httpx.Client, eventually: Callable[..., None]
 ) -> None:

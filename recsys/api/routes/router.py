@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Awaitable, Mapping
 from typing import Any, Literal, cast
@@ -23,7 +24,7 @@ from recsys.api.schemas import (
     RouterComparison,
 )
 from recsys.errors import InputError
-from recsys.state.wanted_router import OF_A_SWITCH, previous_of, returned_of
+from recsys.state.wanted_router import OF_A_SWITCH, in_force, previous_of, returned_of
 
 routes = APIRouter(prefix="/v1", tags=["routing"])
 
@@ -59,11 +60,13 @@ async def put_router(body: RouterBody, res: Res) -> RouterAnswer:
                 "switch": uuid.uuid4().hex,
                 "previous": previous_of(before.policy, before.capacity_factor),
             }
-    for name, values in (("health", body.health), ("inject", body.inject)):
-        if values is not None:
-            wanted[name] = msgspec.json.encode(values)
+    if body.health is not None:
+        wanted["health"] = msgspec.json.encode(body.health)
+    until_ms = int((time.time() + body.inject_for_s) * 1e3)
+    if body.inject is not None:
+        wanted |= {"inject": msgspec.json.encode(body.inject), "inject_until": until_ms}
     if body.lane_us is not None:
-        wanted["lane_us"] = body.lane_us
+        wanted |= {"lane_us": body.lane_us, "lane_us_until": until_ms}
     async with res.redis.pipeline() as pipe:
         if "policy" in wanted:
             pipe.hdel(res.keys.router, *OF_A_SWITCH)
@@ -96,7 +99,8 @@ async def _check_experts(name: str, values: Mapping[str, object], res: Resources
 
 
 async def _state(res: Resources) -> RouterAnswer:
-    stored = await cast("Awaitable[dict[str, str]]", res.redis.hgetall(res.keys.router))
+    found = await cast("Awaitable[dict[str, str]]", res.redis.hgetall(res.keys.router))
+    stored = in_force(found, now_ms=time.time() * 1e3)
     defaults = res.settings.router
     returned = returned_of(stored["returned"]) if "returned" in stored else None
     return RouterAnswer(
@@ -105,11 +109,17 @@ async def _state(res: Resources) -> RouterAnswer:
         policies=msgspec.json.decode(stored.get("policies", "[]")),
         health=msgspec.json.decode(stored.get("health", "{}"), type=dict[str, float]),
         inject=msgspec.json.decode(stored.get("inject", "{}"), type=dict[str, float | Literal["dead"]]),
+        inject_until=_end("inject", stored),
         lane_us=float(stored.get("lane_us", defaults.lane_us)),
+        lane_us_until=_end("lane_us", stored),
         active={snapshot.engine: snapshot.policy for snapshot in await res.telemetry.present()},
         quality_budget=_budget(stored),
         returned=PolicyReturned(why=returned.why, ts=returned.ts) if returned else None,
     )
+
+
+def _end(experiment: str, stored: Mapping[str, str]) -> int | None:
+    return None if stored.get(experiment) in (None, "{}") else int(stored[f"{experiment}_until"])
 
 
 def _budget(stored: Mapping[str, str]) -> QualityBudgetAnswer | None:
