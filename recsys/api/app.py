@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,7 +20,20 @@ from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
 from recsys.api.rate_limit import CallerRates, RateLimit, TokenBuckets
 from recsys.api.recent import RecentQueries
-from recsys.api.routes import events, experts, health, items, models, popular, recommendations, router, traffic, users
+from recsys.api.routes import (
+    events,
+    experts,
+    health,
+    items,
+    models,
+    popular,
+    recommendations,
+    router,
+    system,
+    traffic,
+    users,
+)
+from recsys.api.system import SystemFacts, query_counts
 from recsys.api.tastes import Tastes
 from recsys.collector import collect_seldom
 from recsys.config import Settings
@@ -28,6 +42,7 @@ from recsys.state.client import async_client
 from recsys.state.items import ItemReader
 from recsys.state.keys import Keys
 from recsys.state.popular import PopularItems
+from recsys.state.presence import Presence
 from recsys.state.telemetry import TelemetryReader
 from recsys.state.users import UserReader
 
@@ -106,11 +121,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             load_stream=load_stream,
             fallback=fallback,
             recent=RecentQueries(),
+            system=SystemFacts(redis, keys),
             metrics=measured,
         )
         collect_seldom()
+        present = Presence(config, "api", f"api-{os.getpid()}", queries=lambda: query_counts(measured, congestion))
         try:
-            yield {direct.STATE: hot_call}
+            with present:
+                yield {direct.STATE: hot_call}
         finally:
             await load_stream.close()
             await fallback.close()
@@ -130,7 +148,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rates = CallerRates(buckets, measured.rate_limited, admin_key)
     hot_call = hot.HotRecommendations(app.framework, lambda: app.state.resources, longest=longest, rates=rates)
     app.entry = metrics.Measure(RateLimit(hot_call, rates) if rates else hot_call, metrics=measured)
-    for module in (recommendations, events, items, users, popular, experts, router, traffic, models):
+    for module in (recommendations, events, items, users, popular, experts, router, traffic, models, system):
         app.include_router(module.routes, responses=problems.describe(429))
     app.include_router(health.routes)
     return app

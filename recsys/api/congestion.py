@@ -39,9 +39,13 @@ class Congestion:
     Args:
         free: that many requests in flight are always let in, or a bad estimate would stay for ever.
         deadline_s: usual time for an answer.
+
+    Attributes:
+        turned_away: requests that were not let in; counted by whoever refuses them.
     """
 
     def __init__(self, free: int, *, deadline_s: float) -> None:
+        self.turned_away = 0
         self._free = free
         self._late_max_s = LATE_SHARE * deadline_s
         self._in_flight = 0

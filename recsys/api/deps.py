@@ -18,6 +18,7 @@ from recsys.api.item_cache import ItemCache
 from recsys.api.load_stream import LoadStream
 from recsys.api.metrics import ApiMetrics
 from recsys.api.recent import RecentQueries
+from recsys.api.system import SystemFacts
 from recsys.api.tastes import Tastes
 from recsys.config import Settings
 from recsys.events.producer import EventProducer
@@ -46,6 +47,7 @@ class Resources:
     load_stream: LoadStream
     fallback: Fallback
     recent: RecentQueries
+    system: SystemFacts
     metrics: ApiMetrics
 
 

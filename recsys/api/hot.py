@@ -88,6 +88,7 @@ class HotRecommendations:
                 answer(refusal)
                 return True
         if refusal := _congested(head.deadline, res):
+            res.congestion.turned_away += 1
             finish(refusal)
             return True
         query = decode_query(body)
@@ -109,6 +110,7 @@ class HotRecommendations:
         res = self._resources()
         deadline = headers.get(b"x-deadline-ms")
         if refusal := _congested(deadline, res):
+            res.congestion.turned_away += 1
             scope["route"] = _Route
             await refusal.send(send)
             return

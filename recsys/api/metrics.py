@@ -51,6 +51,11 @@ class RequestTally(Collector):
         tally.buckets[bisect_left(_SECONDS, seconds)] += 1
         tally.sum_s += seconds
 
+    def answered(self, status: int, route: str | None = None) -> int:
+        """Requests answered with that status, on one route or on all; any thread may ask."""
+        found = [tally for (r, s), tally in list(self._tallies.items()) if s == status and route in (None, r)]
+        return sum(sum(tally.buckets) for tally in found)
+
     def collect(self) -> Iterable[Metric]:
         """What Prometheus is shown."""
         requests = CounterMetricFamily(

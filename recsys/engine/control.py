@@ -21,6 +21,7 @@ from recsys.engine.wanted import Wanted
 from recsys.state.client import writer
 from recsys.state.items import CatalogueChange, CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
+from recsys.state.presence import Presence
 from recsys.state.wanted_router import WantedRouter, in_force
 from recsys.wire import LoadSnapshot, encode_snapshot
 from router.policies import names
@@ -66,6 +67,11 @@ class Control:
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop`."""
+        engine = self._engine
+        with Presence(self._settings, "engine", engine.name, model=lambda: engine.model_version):
+            self._follow(stop)
+
+    def _follow(self, stop: threading.Event) -> None:
         every_s = self._settings.engine.snapshot_every_ms / 1e3
         due_s = time.monotonic()
         while not stop.wait(max(0.0, due_s - time.monotonic())):

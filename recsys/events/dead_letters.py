@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import Any, TypedDict, cast
 
 import msgspec
 import redis
+import redis.asyncio
 
 from recsys.config import Settings
 from recsys.state.client import writer
@@ -56,6 +57,13 @@ def list_dead_letters(settings: Settings, *, count: int = 100, after: str = "") 
     client, keys = writer(settings.redis), Keys(settings.redis.prefix)
     with client:
         return [_letter(letter_id, fields) for letter_id, fields in _letters(client, keys, count=count, after=after)]
+
+
+async def newest_dead_letters(client: redis.asyncio.Redis, keys: Keys, *, count: int) -> list[DeadLetter]:
+    """At most `count` letters, newest first. The client may decode replies: letters are read as bytes nevertheless."""
+    ask = cast("Callable[..., Awaitable[Any]]", client.execute_command)
+    found = await ask("XREVRANGE", keys.dead, "+", "-", "COUNT", count, NEVER_DECODE=True)
+    return [_letter(letter_id, fields) for letter_id, fields in found]
 
 
 def replay_dead_letters(

@@ -39,6 +39,8 @@ ITEMS_MAX = 1_000
 TS_MIN_MS = 100_000_000_000  # March 1973: anything below is seconds by mistake
 
 
+COMMON_FIELDS = frozenset({"type", "event_id", "ts"})
+
 _CONTROL = re.compile(r"[\x00-\x1f]")
 
 
@@ -120,7 +122,7 @@ class _Fields:
         self._fields = fields
 
     def check_names(self, type_: str) -> None:
-        unknown = set(self._fields) - self.ALLOWED[type_] - {"type", "event_id", "ts"}
+        unknown = set(self._fields) - self.ALLOWED[type_] - COMMON_FIELDS
         if unknown:
             name = min(unknown)
             raise EventError(f"{name}: not a field of a {type_!r} event", field=name)
@@ -195,6 +197,9 @@ class _Fields:
         if len(values) > ATTRIBUTES_MAX:
             raise EventError(f"attributes: {len(values)} entries, at most {ATTRIBUTES_MAX}", field="attributes")
         return values
+
+
+FIELDS = COMMON_FIELDS.union(*_Fields.ALLOWED.values())  # of all events
 
 
 def parse_event(fields: Mapping[str, str], *, entry_id: str, now_ms: int, future_max_ms: int = 300_000) -> Event:

@@ -36,6 +36,7 @@ from recsys.signals import on_stop
 from recsys.state.apply import Applied, Applier, Effect, dead_letter, effect_of
 from recsys.state.client import reader, writer
 from recsys.state.keys import Keys
+from recsys.state.presence import Presence
 
 log = structlog.get_logger(__name__)
 
@@ -258,4 +259,5 @@ def run_worker(settings: Settings, stop: threading.Event | None = None) -> None:
     worker = Worker(settings)
     if settings.events.metrics_port:
         start_http_server(settings.events.metrics_port, addr=settings.api.host, registry=worker.metrics.registry)
-    worker.run(stop)
+    with Presence(settings, "worker", worker.name):
+        worker.run(stop)

@@ -36,6 +36,7 @@ from recsys.signals import on_stop
 from recsys.state.client import reader, writer
 from recsys.state.items import CatalogueFeed, CatalogueItem
 from recsys.state.keys import Keys
+from recsys.state.presence import Presence
 from recsys.state.users import read_histories
 
 log = structlog.get_logger(__name__)
@@ -66,7 +67,7 @@ class Learner:
         self._published = Published(settings, self._writes, self._keys)
         self._guard = Guard(settings.online.guard_events, settings.online.guard_tolerance)
         self._voices = Voices(settings.online.user_items_max)
-        self._name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._lease = self._writes.register_script(_HOLD)
         self._held = False
         self._items: dict[str, CatalogueItem] = {}
@@ -74,6 +75,11 @@ class Learner:
         self._student: Student | None = None
         self._learned: list[bytes] = []
         self._publish_at_s = 0.0
+
+    @property
+    def version(self) -> str:
+        """The model that it learns on top of; empty while another learner learns."""
+        return self._version if self._held else ""
 
     def run(self, stop: threading.Event) -> None:
         """Learn until `stop` is set; outlives Redis being away and models that cannot be read."""
@@ -95,9 +101,9 @@ class Learner:
 
     def _hold(self) -> bool:
         """Be the one learner, or stay it; another one that died is followed after half a minute."""
-        held = bool(self._lease(keys=[self._keys.learner], args=[self._name, LEASE_MS]))
+        held = bool(self._lease(keys=[self._keys.learner], args=[self.name, LEASE_MS]))
         if held != self._held:
-            log.info("learner_holds" if held else "learner_waits", name=self._name)
+            log.info("learner_holds" if held else "learner_waits", name=self.name)
         self._held = held
         return held
 
@@ -252,4 +258,5 @@ def run_learner(settings: Settings, stop: threading.Event | None = None) -> None
     if stop is None:
         stop = threading.Event()
         on_stop(stop.set)
-    learner.run(stop)
+    with Presence(settings, "learner", learner.name, model=lambda: learner.version):
+        learner.run(stop)

@@ -26,6 +26,8 @@
 | {p}learner | string | the learner that learns now; others wait | TTL |
 | {p}models:{engine} | string | JSON of the versions an engine has and the one it serves | engines, TTL |
 | {p}bootstrapped | string | Unix ms when a first start put a data set's history in | fixed |
+| {p}process:{id} | string | JSON of what a process says of itself every second | TTL |
+| {p}processes | zset | id -> ms when it was last heard | 256 |
 | {p}telemetry | stream | load snapshots of the engines, field `s` = JSON LoadSnapshot | snapshots_max |
 """
 
@@ -98,6 +100,13 @@ class Keys:
     @property
     def bootstrapped(self) -> str:
         return f"{self.prefix}bootstrapped"
+
+    @property
+    def processes(self) -> str:
+        return f"{self.prefix}processes"
+
+    def process(self, process_id: str) -> str:
+        return f"{self.prefix}process:{process_id}"
 
     @property
     def telemetry(self) -> str:
