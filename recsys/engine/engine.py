@@ -336,5 +336,6 @@ class Engine:
             factor_economise=bounds.capacity_factor_economise,
             candidates=sizes.candidates,
             candidates_economise=sizes.candidates_economise,
-            batch=self._pace.batch,
+            # With a device each all wait for the fullest expert of this micro-batch: more room is a longer wait.
+            batch=0 if self._wanted.lane_us else self._pace.batch,
         )

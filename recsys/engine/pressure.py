@@ -75,7 +75,8 @@ class Ladder:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of each step: those of the settings, and how many requests a full micro-batch has now."""
+    """The bounds of each step: those of the settings, and how many requests a full micro-batch has now, 0 to size
+    experts for whatever is at hand."""
 
     factor: float
     factor_min: float

@@ -59,6 +59,14 @@ def test_a_step_waits_for_the_fullest_expert_of_each_layer_and_a_balanced_one_fo
     assert fullest_s(balanced) < 0.8 * fullest_s(plain)
 
 
+def test_experts_are_sized_for_the_micro_batch_at_hand_since_all_wait_for_its_fullest(
+    engine: Engine, waits_s: list[float]
+) -> None:
+    plain, balanced = one_step(engine, "topk", requests=1), one_step(engine, "price", requests=1)
+    assert max(int(plan.load_E.max()) for plan in balanced) <= 150 * 2 / 8 + 1, "not for the 4 of a full one"
+    assert fullest_s(balanced) < fullest_s(plain)
+
+
 def test_the_setting_counts_from_the_start_and_in_what_steps_are_expected_to_take(engine: Engine) -> None:
     snapshot = engine.snapshot()
     assert snapshot.lane_us == LANE_US
