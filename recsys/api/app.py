@@ -17,6 +17,7 @@ from recsys.api.engine_pool import EnginePool
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
+from recsys.api.kept_answer import KeptAnswer
 from recsys.api.load_stream import LoadStream
 from recsys.api.rate_limit import CallerRates, RateLimit, TokenBuckets
 from recsys.api.recent import RecentQueries
@@ -49,6 +50,8 @@ from recsys.state.users import UserReader
 SPARE_DESCRIPTORS = 256  # for Redis, engines and files
 
 FREE_PER_ENGINE = 4  # requests in flight that are always let in
+
+EXPERT_USERS_KEPT_S = 30.0  # one sample of users costs up to 48 queries
 
 DESCRIPTION = """
 Recommendations by a Mixture of Experts, fed by events that change the very next answer.
@@ -122,6 +125,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             fallback=fallback,
             recent=RecentQueries(),
             system=SystemFacts(redis, keys),
+            expert_users=KeptAnswer(EXPERT_USERS_KEPT_S),
             metrics=measured,
         )
         collect_seldom()

@@ -12,9 +12,11 @@ from starlette.exceptions import HTTPException
 
 from recsys.api.congestion import Congestion
 from recsys.api.engine_pool import EnginePool
+from recsys.api.expert_users_schemas import ExpertUsersAnswer
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
+from recsys.api.kept_answer import KeptAnswer
 from recsys.api.load_stream import LoadStream
 from recsys.api.metrics import ApiMetrics
 from recsys.api.recent import RecentQueries
@@ -48,6 +50,7 @@ class Resources:
     fallback: Fallback
     recent: RecentQueries
     system: SystemFacts
+    expert_users: KeptAnswer[ExpertUsersAnswer]
     metrics: ApiMetrics
 
 

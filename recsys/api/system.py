@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from redis.exceptions import ResponseError
 
 from recsys.api.congestion import Congestion
 from recsys.api.heads import TARGET
+from recsys.api.kept_answer import KeptAnswer
 from recsys.api.metrics import ApiMetrics
 from recsys.api.system_schemas import (
     DeadLettersAnswer,
@@ -53,24 +53,21 @@ class SystemFacts:
     def __init__(self, redis: Redis, keys: Keys) -> None:
         self._redis = redis
         self._keys = keys
-        self._reading = asyncio.Lock()
-        self._read_s = float("-inf")
-        self._told: SystemAnswer | None = None
+        self._kept: KeptAnswer[SystemAnswer] = KeptAnswer(FRESH_S)
         self._letters = DeadLettersAnswer(count=0)
         self._letters_told = ""
 
     async def now(self) -> SystemAnswer:
         """All of it, at most `FRESH_S` old. Raises `RedisError`."""
-        async with self._reading:
-            if self._told is None or time.monotonic() - self._read_s > FRESH_S:
-                self._told = SystemAnswer(
-                    processes=await self._processes(),
-                    stream=await self._stream(),
-                    dead_letters=await self._dead_letters(),
-                    redis=await self._server(),
-                )
-                self._read_s = time.monotonic()
-            return self._told
+        return await self._kept.get(self._read)
+
+    async def _read(self) -> SystemAnswer:
+        return SystemAnswer(
+            processes=await self._processes(),
+            stream=await self._stream(),
+            dead_letters=await self._dead_letters(),
+            redis=await self._server(),
+        )
 
     async def _processes(self) -> list[ProcessAnswer]:
         return [

@@ -11,6 +11,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response, StreamingResponse
 
 from recsys.api.deps import Res
+from recsys.api.expert_users import expert_users
+from recsys.api.expert_users_schemas import ExpertUsersAnswer
 from recsys.api.problems import describe
 from recsys.api.schemas import ExpertsAnswer
 
@@ -28,6 +30,16 @@ async def experts(
     oldest = max(int((time.time() - window_s) * 1e3), since + 1)
     body = _body(res.telemetry.pages(since_ms=oldest, until=newest))
     return StreamingResponse(body, media_type="application/json")
+
+
+@routes.get("/experts/users", responses=describe(503))
+async def users(res: Res) -> ExpertUsersAnswer:
+    """What kinds of users each expert works for, from a sample of those who asked in the last two minutes.
+
+    A sample is taken at most twice a minute: it asks the engines up to 48 queries of low priority. With several API
+    processes, each knows its own users.
+    """
+    return await res.expert_users.get(lambda: expert_users(res))
 
 
 @routes.get(
