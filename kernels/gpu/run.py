@@ -3,7 +3,8 @@
 1. Predictions are written. Then the oracle tests of the kernels run on the device; of what is red no speed is reported.
 2. Each form in bfloat16 against float64, and in a captured graph that replays with other tokens, bit for bit.
 3. Times: this layer and its rivals, calm and in a crowd, medians over replays that rotate inputs, beside the counted
-   floor and the prediction: csv with device and versions, table in markdown, picture.
+   floor and the prediction: csv with device and versions, table in markdown, picture. A child process does it: where a
+   kernel hangs or breaks the device, the rows so far stay and another child goes on with the next shape.
 
 `--interpret` walks the same path in Triton's interpreter on tiny sizes and reports no times: it shows that the run
 works. It needs torch, triton, pytest, hypothesis and scipy, and takes matplotlib where it is installed.
@@ -19,14 +20,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 if TYPE_CHECKING:  # triton is imported after --interpret is known
     from kernels.gpu.bench import Bench, Form
     from kernels.gpu.machine import CudaDevice, Interpreter
+    from kernels.gpu.shapes import Shape
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = "tests/kernels_gpu/cases"
@@ -38,9 +40,21 @@ ORACLES = {
 }
 ORACLES_S = 180.0
 BUDGET_S = 420.0
+SILENT_S = 150.0  # a form takes less, the compilation of a rival included
 TOLERANCE, TOLERANCE_INTERPRETED = 5e-3, 1.2e-2  # the interpreter cuts bfloat16 where a GPU rounds
 TOLERANCE_RIVALS = 2e-2  # they round more often; what matters is that they compute the same layer
 STARTED = time.monotonic()
+
+Whose = Literal["ours", "rivals"]
+WHOSE: tuple[Whose, ...] = ("ours", "rivals")
+
+
+class Section(NamedTuple):
+    """What a child process measures in one go: a shape, "calm" or "crowd", and whose forms."""
+
+    shape: str
+    routing: str
+    whose: Whose
 
 
 def say(text: str) -> None:
@@ -159,12 +173,13 @@ def rows_of_ours(
                 yield row | timed(bench, form.name, form.run, machine, True, peaks)
         except Exception as reason:  # what one form cannot do must not cost the others their numbers
             yield row | {"status": f"wrong: {type(reason).__name__}: {str(reason)[:200]}"}
+            machine.check()  # a device that is broken for good takes the process along
 
 
 def rows_of_rivals(
-    bench: Bench, machine: CudaDevice | Interpreter, peaks: tuple[float, float]
+    bench: Bench, machine: CudaDevice | Interpreter, peaks: tuple[float, float], until_s: float
 ) -> Iterator[dict[str, Any]]:
-    """One row per rival that is installed here."""
+    """One row per rival that is installed here, as long as there is time."""
     from kernels.gpu import rivals
 
     x_TD = bench.batches[0]
@@ -177,7 +192,7 @@ def rows_of_rivals(
             not machine.measures or bench.routing == "crowd" or bench.name not in ("S2", "S3")
         ):
             continue  # a minute of compilation each
-        if machine.measures and time.monotonic() - STARTED > BUDGET_S:
+        if machine.measures and time.monotonic() > until_s:
             yield {"form": rival.name, "status": "left out: time budget spent"}
             continue
         try:
@@ -193,35 +208,69 @@ def rows_of_rivals(
             yield {"error": error} | timed(bench, rival.name, run, machine, rival.in_graph, peaks)
         except Exception as reason:  # another project's code may fail in any way; the run goes on without it
             yield {"form": rival.name, "status": f"failed: {type(reason).__name__}: {str(reason)[:120]}"}
+            machine.check()
 
 
-def measure(out: Path, machine: CudaDevice | Interpreter, red: set[str], about: dict[str, str]) -> list[dict[str, Any]]:
-    """Every shape, calm and in a crowd, ours first; each row is on disk as soon as it is known."""
+@cache
+def machine_of(interpret: bool) -> tuple[CudaDevice | Interpreter, tuple[float, float]]:
+    """Where this process measures, and what it can do at most."""
     import torch
 
-    from kernels.gpu import report, roofline
-    from kernels.gpu.bench import Bench
+    from kernels.gpu.machine import CudaDevice, Interpreter
+
+    if interpret:
+        torch.set_num_threads(1)
+    machine = Interpreter() if interpret else CudaDevice()
+    return machine, machine.peaks()
+
+
+def shapes_of(interpret: bool) -> dict[str, Shape]:
+    """What is measured."""
     from kernels.gpu.shapes import SHAPES, Shape
 
-    rows: list[dict[str, Any]] = []
-    shapes = SHAPES if machine.measures else {"tiny": Shape(24, 16, 16, 4)}
-    with (out / "moe_layer.csv").open("w", newline="") as file, torch.inference_mode():
+    return {"tiny": Shape(24, 16, 16, 4)} if interpret else SHAPES
+
+
+def rows_of(section: Section, interpret: bool, red: set[str], until_s: float) -> Iterator[dict[str, Any]]:
+    """All of a section, in the child process."""
+    import torch
+
+    from kernels.gpu import roofline
+    from kernels.gpu.bench import Bench
+
+    machine, peaks = machine_of(interpret)
+    shape = shapes_of(interpret)[section.shape]
+    with torch.inference_mode():
+        bench = Bench(section.shape, shape, section.routing, machine)
+        ours = section.whose == "ours"
+        for row in rows_of_ours(bench, machine, peaks, red) if ours else rows_of_rivals(bench, machine, peaks, until_s):
+            yield {"floor_us": roofline.floor_us(shape, *peaks)} | row
+
+
+def measure(out: Path, interpret: bool, red: set[str], about: dict[str, str]) -> list[dict[str, Any]]:
+    """Every shape, calm and in a crowd, ours first; each row is on disk as soon as it is known."""
+    from kernels.gpu import report, roofline
+    from kernels.gpu.watched import watched
+
+    shapes, rows = shapes_of(interpret), list[dict[str, Any]]()
+    routings = ("crowd",) if interpret else ("calm", "crowd")
+    sections = [Section(shape, how, whose) for shape in shapes for how in routings for whose in WHOSE]
+    work = partial(rows_of, interpret=interpret, red=red, until_s=STARTED + BUDGET_S)
+    with (out / "moe_layer.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, report.COLUMNS)
         table.writeheader()
-        peaks = machine.peaks()
-        say(f"this machine: product {peaks[0] / 1e12:.0f} TFLOP/s, copy {peaks[1] / 1e12:.2f} TB/s")
-        for name, shape in shapes.items():
-            for routing in ("calm", "crowd") if machine.measures else ("crowd",):
-                bench = Bench(name, shape, routing, machine)
-                for source in (rows_of_ours(bench, machine, peaks, red), rows_of_rivals(bench, machine, peaks)):
-                    for found in source:
-                        floor = {"floor_us": roofline.floor_us(shape, *peaks)}
-                        row = shape._asdict() | {"shape": name, "routing": routing} | floor | found | about
-                        table.writerow(row)
-                        file.flush()
-                        rows.append(row)
-                        time_us = f"{row['median_us']:9.1f} us" if "median_us" in row else " " * 12
-                        say(f"{name:<5}{routing:<6}{row['form']:<29}{time_us}  {row['status']}")
+        for section, found in watched(work, sections, silent_s=SILENT_S):
+            shape = shapes[section.shape]
+            if isinstance(found, str):
+                verdict = "wrong" if section.whose == "ours" else "failed"
+                found = {"form": f"{section.whose}: the rest", "status": f"{verdict}: {found}",
+                         "floor_us": roofline.floor_us(shape)}  # fmt: skip
+            row = shape._asdict() | {"shape": section.shape, "routing": section.routing} | found | about
+            table.writerow(row)
+            file.flush()
+            rows.append(row)
+            time_us = f"{row['median_us']:9.1f} us" if "median_us" in row else " " * 12
+            say(f"{section.shape:<5}{section.routing:<6}{row['form']:<29}{time_us}  {row['status']}")
     return rows
 
 
@@ -236,21 +285,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import torch
     import triton
 
-    if interpret:
-        torch.set_num_threads(1)
     if not interpret and not torch.cuda.is_available():
         say("no CUDA device: nothing to measure (--interpret walks through in the interpreter)")
         return 2
     from kernels.gpu import report
-    from kernels.gpu.machine import CudaDevice, Interpreter
     from kernels.gpu.shapes import SHAPES
 
     out.mkdir(parents=True, exist_ok=True)
     report.write_predictions(out / "predictions.csv", SHAPES)
     red = red_oracles(interpret, out)
-    machine = Interpreter() if interpret else CudaDevice()
-    about = {"device": machine.name, "torch": torch.__version__, "triton": triton.__version__}
-    rows = measure(out, machine, red, about) if "layer" not in red else []
+    about = {
+        "device": "interpreter" if interpret else torch.cuda.get_device_name(),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+    }
+    rows = measure(out, interpret, red, about) if "layer" not in red else []
     title = ", ".join(f"{name} {text}" for name, text in about.items())
     table = report.markdown(rows, title)
     (out / "moe_layer.md").write_text(table)
