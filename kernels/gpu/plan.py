@@ -6,10 +6,13 @@ Reads ids, gates, rank (T, K) and counts (B, E); writes `slot_TK`, `gates_TK`, `
 `load_E`. Bytes: 12*T*K + blocks^2*E*4 (from cache) in, 16*T*K + 12*M out, M = T*K // BM + E tiles at most, known on
 the host.
 Rows of expert e stand together in token order. Beyond an expert's capacity the later tokens lose their slots.
+Ids, ranks and counts are taken on trust: what does not fit together is read and written out of bounds. With
+`KERNELS_CHECKED=1` in the environment they are looked at first, which waits for the device; the tests do it.
 """
 
 from __future__ import annotations
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -20,6 +23,7 @@ from torch import Tensor
 from kernels.gpu.dot import power_of_two
 
 NO_LIMIT = 2**31 - 1
+CHECKED = os.environ.get("KERNELS_CHECKED") == "1"
 
 
 class Plan(NamedTuple):
@@ -105,8 +109,13 @@ def plan(ids_TK: Tensor, gates_TK: Tensor, rank_TK: Tensor, counts_BE: Tensor, r
         capacity: slots per expert, those beyond it are dropped; None: no limit.
         whole_ranks: `rank_TK` counts from the first token of the batch, not of the block.
         renormalise: let the gates of a token's kept slots sum to 1 again.
+
+    Raises:
+        ValueError: in the checked mode, for ids, ranks and counts that do not fit together.
     """
     (tokens, k), experts = ids_TK.shape, counts_BE.shape[1]
+    if CHECKED and not (ids_TK.is_cuda and torch.cuda.is_current_stream_capturing()):
+        _check(ids_TK, rank_TK, counts_BE, max(1, tokens) if whole_ranks else block)
     new = ids_TK.new_empty
     most_tiles = tokens * k // rows + experts
     made = Plan(new(tokens, k, dtype=torch.int32), new(tokens, k, dtype=torch.float32),
@@ -124,3 +133,21 @@ def plan(ids_TK: Tensor, gates_TK: Tensor, rank_TK: Tensor, counts_BE: Tensor, r
     else:
         made.load_E.zero_()
     return made
+
+
+def _check(ids_TK: Tensor, rank_TK: Tensor, counts_BE: Tensor, block: int) -> None:
+    """Of each block and expert the ranks must be 0, 1, ... below its count."""
+    (tokens, k), experts = ids_TK.shape, counts_BE.shape[1]
+    if bool(((ids_TK < -1) | (ids_TK >= experts)).any()):
+        raise ValueError(f"ids: must be from -1 to {experts - 1}, found {int(ids_TK.min())} to {int(ids_TK.max())}")
+    blocks = triton.cdiv(tokens, block)
+    count_N = counts_BE.long().sum(0) if blocks <= 1 else counts_BE.long().flatten()
+    used_TK = ids_TK >= 0
+    block_TK = (torch.arange(tokens, device=ids_TK.device) // block)[:, None].expand(tokens, k)
+    place_S, rank_S = (block_TK * experts + ids_TK)[used_TK], rank_TK[used_TK]
+    if not torch.equal(torch.bincount(place_S, minlength=len(count_N)), count_N):
+        raise ValueError("counts: must be the slots per block and expert that the ids have")
+    inside = bool(((rank_S >= 0) & (rank_S < count_N[place_S])).all())
+    row_S = (count_N.cumsum(0) - count_N)[place_S] + rank_S
+    if not inside or len(row_S.unique()) < len(row_S):
+        raise ValueError("rank: must be 0, 1, ... for the slots of each block and expert")

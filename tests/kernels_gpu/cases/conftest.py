@@ -21,6 +21,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 OWN_PROCESS = INTERPRETED or os.environ.get("KERNELS_ON_GPU") == "1"
 collect_ignore_glob = [] if OWN_PROCESS else ["test_*.py"]
 if OWN_PROCESS:
+    os.environ["KERNELS_CHECKED"] = "1"  # read by `kernels.gpu.plan` at import
     # On a GPU every new shape is a compilation, in the interpreter every case costs a tenth of a second.
     settings.register_profile("kernels", max_examples=8 if INTERPRETED else 5, deadline=None, derandomize=True)
     settings.load_profile("kernels")

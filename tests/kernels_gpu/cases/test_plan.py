@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,3 +85,28 @@ def test_no_tokens(device: str) -> None:
     assert made.slot_TK.shape == (0, 2)
     assert made.token_S.shape == (0,)
     assert made.load_E.tolist() == [0] * 4
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["blocks", "whole"])
+@pytest.mark.parametrize(
+    ("part", "value", "what"),
+    [
+        ("ids", 4, "ids: must be from -1 to 3, found .* to 4"),
+        ("ids", -2, "ids: must be from -1 to 3, found -2"),
+        ("rank", 60, "rank: must be 0, 1"),
+        ("rank", -1, "rank: must be 0, 1"),
+        ("counts", 9, "counts: must be the slots"),
+    ],
+)
+def test_what_would_write_out_of_bounds_is_refused_where_it_is_checked(
+    device: str, whole: bool, part: str, value: int, what: str
+) -> None:
+    ids_TK = torch.arange(80).view(40, 2) % 4
+    rank_TK, counts_BE = blocks_of(ids_TK, 4, 40 if whole else 16)
+    given = {"ids": ids_TK, "rank": rank_TK, "counts": counts_BE}
+    given[part][0, 0] = value
+    with pytest.raises(ValueError, match=what):
+        plan(
+            ids_TK.to(device), torch.ones(40, 2, device=device), rank_TK.to(device), counts_BE.to(device), 16,
+            block=16, whole_ranks=whole,
+        )  # fmt: skip
