@@ -82,7 +82,10 @@ def crowds_of(names: Sequence[str]) -> tuple[Crowd, ...]:
 
 @dataclass(frozen=True, slots=True)
 class BurstOptions:
-    """The story; rates are relative to saturation."""
+    """The story; rates are relative to saturation.
+
+    `lane_us`: microseconds a slot takes on the emulated device of its expert; 0: all experts share one device.
+    """
 
     arms: tuple[Arm, ...] = arms(POLICIES, ("on", "off"))
     crowds: tuple[Crowd, ...] = ("uniform", "one category")
@@ -97,6 +100,7 @@ class BurstOptions:
     same_rate_s: float = 5.0
     repeats: int = 1
     seed: int = 0
+    lane_us: float = 0.0
 
     @staticmethod
     def quick(arms: tuple[Arm, ...]) -> BurstOptions:
@@ -199,10 +203,10 @@ async def run_burst(
         for turn, (repeat, crowd, arm) in enumerate(turns, start=1):
             status.update(f"{turn} of {len(turns)}: {arm.policy}, ladder {arm.ladder}, crowd {crowd}")
             service = services[arm.service]
-            await switch(service, arm.routed_by)
+            await switch(service, arm.routed_by, options.lane_us)
             with not_collecting():  # a look through all outcomes would make the load late by a tenth of a second
                 outcomes = await one_trial(service.base, questions, options, crowd, saturation)
-            await switch(service, arm.routed_by)
+            await switch(service, arm.routed_by, options.lane_us)
             with not_collecting():
                 same = await at_accepted_rate(service.base, questions, options, crowd, outcomes)
             trials.append(Trial(arm.policy, arm.ladder, crowd, repeat, outcomes, same))
@@ -211,7 +215,7 @@ async def run_burst(
 
 async def saturation_of(service: Service, questions: Questions, options: BurstOptions) -> float:
     """Answers per second of plain top-k with always enough callers for a full micro-batch."""
-    await switch(service, "topk")
+    await switch(service, "topk", options.lane_us)
     bodies = [question.body for question in questions.calm]
     async with connections(service.base, CONNECTIONS) as pool:
         await closed_loop(pool, bodies, callers=32, seconds=options.saturate_s / 2)  # warm
@@ -278,20 +282,21 @@ def gain(outcome: Outcome, next_item: str) -> float:
     return 1 / math.log2(2 + outcome.items.index(next_item)) if next_item in outcome.items else 0.0
 
 
-async def switch(service: Service, policy: str) -> None:
-    """Ask for a policy and wait until every engine routes by it and has gone back to calm.
+async def switch(service: Service, policy: str, lane_us: float = 0.0) -> None:
+    """Ask for a policy and a lane time and wait until every engine has them and has gone back to calm.
 
     Raises:
         InputError: the service does not know the policy, or not this key.
     """
     headers = {"X-Api-Key": service.admin_key}
     async with httpx.AsyncClient(base_url=service.base, headers=headers, timeout=10) as http:
-        answer = await http.put("/v1/router", json={"policy": policy})
+        answer = await http.put("/v1/router", json={"policy": policy, "lane_us": lane_us})
         if answer.is_error:
             raise InputError(f"{service.base}/v1/router: {answer.text}", field="policy")
         async with asyncio.timeout(30):
             while True:
                 await asyncio.sleep(SETTLE_S / 4)
                 last = (await http.get("/v1/experts?window_s=5")).json()["snapshots"][-1]
-                if (last["policy"], last["step"], last["queue"]) == (policy, "calm", 0):
+                found = (last["policy"], last["lane_us"], last["step"], last["queue"])
+                if found == (policy, lane_us, "calm", 0):
                     return

@@ -23,17 +23,24 @@ def burst(
     calm_s: Annotated[float, typer.Option(min=1, help="Before the crowd")] = 5.0,
     crowd_s: Annotated[float, typer.Option(min=1, help="Of ten times the rate")] = 15.0,
     after_s: Annotated[float, typer.Option(min=1, help="After it")] = 5.0,
-    out: Annotated[Path, typer.Option(help="csv file to write")] = Path("docs/benchmarks/burst.csv"),
+    lane_us: Annotated[
+        float, typer.Option(min=0, max=1_000, help="Emulate one device per expert: µs each takes for a slot; 0 = off")
+    ] = 0.0,
+    out: Annotated[Path, typer.Option(help="csv file to write; with a lane time, one beside it")] = Path(
+        "docs/benchmarks/burst.csv"
+    ),
     images: Annotated[Path, typer.Option(help="Folder for the picture")] = Path("docs/images"),
 ) -> None:
     """Calm, a crowd of ten times the rate, calm: goodput, p99, refusals, score kept, with and without the ladder.
 
-    About eight minutes. `topk-padded` is plain top-k where every expert runs as many rows as the fullest one.
+    About eight minutes. `topk-padded` is plain top-k where every expert runs as many rows as the fullest one. With
+    `--lane-us` every expert has an emulated device of its own, so that a step lasts as long as its fullest expert.
     """
     from dataclasses import replace
 
     from recsys.bench.burst import BurstOptions, Questions, arms, crowds_of, run_burst
     from recsys.bench.burst_plots import plot_burst
+    from recsys.bench.burst_report import markdown_of
     from recsys.bench.burst_rows import rows_of
     from recsys.bench.commands import add_to_csv, burst_services, report
 
@@ -41,16 +48,35 @@ def burst(
     compared = arms(policies.split(","), ("off", "on"))
     options = BurstOptions(compared, calm_s=calm_s, crowd_s=crowd_s, after_s=after_s)
     options = replace(
-        BurstOptions.quick(compared) if quick else options, repeats=repeats, crowds=crowds_of(crowds.split(","))
+        BurstOptions.quick(compared) if quick else options,
+        repeats=repeats,
+        crowds=crowds_of(crowds.split(",")),
+        lane_us=lane_us,
     )
+    name = "_lanes" if lane_us else ""
     questions = Questions.of(world, options.seed)
     kinds = list(dict.fromkeys(arm.service for arm in compared))
     with burst_services(world, model, kinds, console) as services:
         saturation, trials = asyncio.run(run_burst(services, questions, options, console))
     rows = rows_of(trials, saturation, options)
     report("burst", rows, None)
-    add_to_csv(rows, out, replace=True)
-    plot_burst(trials, saturation, options, images / "burst.png")
+    add_to_csv(rows, out.with_stem(out.stem + name), replace=True)
+    plot_burst(trials, saturation, options, images / f"burst{name}.png")
+    typer.echo(markdown_of(rows))
+
+
+def burst_table(
+    csv_file: Annotated[Path, typer.Argument(help="As `recsys bench burst` wrote it")] = Path(
+        "docs/benchmarks/burst.csv"
+    ),
+) -> None:
+    """The tables of docs/serving.md from the figures of a crowd: what each arm did, and what was aimed at."""
+    import csv
+
+    from recsys.bench.burst_report import markdown_of
+
+    with csv_file.open(newline="") as file:
+        typer.echo(markdown_of(list(csv.DictReader(file))))
 
 
 def calm(

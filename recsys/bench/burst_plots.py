@@ -43,12 +43,14 @@ def plot_burst(trials: Sequence[Trial], saturation: float, options: BurstOptions
             latency.plot(edges[:-1], p99, **style)
         offered = [options.rate_at(t, saturation) / saturation for t in edges[:-1]]
         goodput.plot(edges[:-1], offered, color="#dddddd", drawstyle="steps-post", label="offered", zorder=0)
-        goodput.set_ylim(0, 2.5)
+        goodput.set_ylim(0, 1.05 * options.rate_at(options.calm_s, saturation) / saturation)
         goodput.set_title(f"crowd: {crowd}")
         latency.axhline(options.deadline_ms, color="#dddddd", zorder=0)
         latency.set_xlabel("s")
     axes[0][0].set_ylabel("answers / saturation")
     axes[1][0].set_ylabel("p99 of answers, ms")
+    if options.lane_us:
+        figure.suptitle(f"one emulated device per expert, {options.lane_us:g} µs a slot", fontsize=9)
     axes[0][0].legend(frameon=False, fontsize=7)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=130)

@@ -49,6 +49,7 @@ def _row(trial: Trial, saturation: float, options: BurstOptions) -> Row:
     same_p99 = _quantile(_accepted(trial.same_rate), 99)
     steps = Counter(one.step for one in good)
     row |= {
+        "lane_us": options.lane_us,
         "saturation_per_s": saturation,
         "accepted_per_s": len(good) / options.crowd_s,
         "offered_over_saturation": len(crowd) / options.crowd_s / saturation,

@@ -50,6 +50,7 @@ class StoryOptions:
         key: its admin key.
         repeats: rounds.
         quick: short phases.
+        lane_us: microseconds a slot takes on the emulated device of its expert; 0: all experts share one device.
         out: folder for burst.csv, burst.md and burst.png.
 
     Raises:
@@ -62,6 +63,7 @@ class StoryOptions:
     key: str = "demo"
     repeats: int = 1
     quick: bool = False
+    lane_us: float = 0.0
     out: Path = Path("var/burst")
 
     def compared(self) -> tuple[Arm, ...]:
@@ -88,7 +90,7 @@ def tell_story(options: StoryOptions, console: Console) -> list[Row]:
     """
     arms = options.compared()
     story = BurstOptions.quick(arms) if options.quick else BurstOptions(arms, calm_s=10, crowd_s=20, after_s=10)
-    story = replace(story, crowds=("one category",), repeats=options.repeats)
+    story = replace(story, crowds=("one category",), repeats=options.repeats, lane_us=options.lane_us)
     with _services(options, arms, console) as services:
         questions = Questions.of(options.folder / "world", story.seed)
         try:
@@ -111,8 +113,9 @@ def tell_story(options: StoryOptions, console: Console) -> list[Row]:
 def markdown(rows: Sequence[Row], story: BurstOptions, saturation: float) -> str:
     """The table with what it needs to be understood."""
     calm, crowd = (story.rate_at(t, saturation) for t in (0.0, story.calm_s))
+    devices = f"One emulated device per expert, {story.lane_us:g} µs a slot. " if story.lane_us else ""
     lines = [
-        f"Calm at {calm:.0f} requests/s, a crowd of {crowd:.0f} requests/s for {story.crowd_s:g} s of whom "
+        f"{devices}Calm at {calm:.0f} requests/s, a crowd of {crowd:.0f} requests/s for {story.crowd_s:g} s of whom "
         f"{story.in_crowd_share:.0%} want one category, calm again; plain top-k saturates at {saturation:.0f}/s. "
         f"In time: within {story.deadline_ms:g} ms of when the request was due. NDCG@10: of the lists given, against "
         "the item that each user took next, which training never saw; in the crowd most questions ask within one "
@@ -143,12 +146,12 @@ def _services(options: StoryOptions, arms: Sequence[Arm], console: Console) -> I
     world, model = options.folder / "world", options.folder / "model"
     if options.api:
         service = Service(options.api.rstrip("/"), options.key)
-        before = _policy(service.base)
+        before = _router(service.base)
         try:
             yield {AS_IT_RUNS: service}
         finally:
             headers = {"X-Api-Key": service.admin_key}
-            httpx.put(f"{service.base}/v1/router", json={"policy": before}, headers=headers)
+            httpx.put(f"{service.base}/v1/router", json=before, headers=headers)
         return
     ensure_world(world, console)
     ensure_model(model, world, console)
@@ -156,8 +159,9 @@ def _services(options: StoryOptions, arms: Sequence[Arm], console: Console) -> I
         yield services
 
 
-def _policy(base: str) -> str:
+def _router(base: str) -> dict[str, object]:
     try:
-        return str(httpx.get(f"{base}/v1/router", timeout=5).raise_for_status().json()["policy"])
+        stands = httpx.get(f"{base}/v1/router", timeout=5).raise_for_status().json()
+        return {name: stands[name] for name in ("policy", "lane_us")}
     except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError) as error:
         raise UnavailableError(f"{base}/v1/router: {error or 'no answer'}") from error
