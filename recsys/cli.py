@@ -59,13 +59,24 @@ def burst(
     key: Annotated[str, typer.Option(envvar="RECSYS_API__ADMIN_KEY", help="Its admin key")] = "demo",
     repeats: Annotated[int, typer.Option(min=1, max=100, help="Rounds")] = 1,
     quick: Annotated[bool, typer.Option(help="Short phases: a look at it, no figures to quote")] = False,
+    lane_us: Annotated[
+        float, typer.Option(min=0, max=1_000, help="Emulate one device per expert: µs each takes for a slot; 0 = off")
+    ] = 0.0,
     out: Annotated[Path, typer.Option(help="Folder for burst.csv, burst.md and burst.png")] = Path("var/burst"),
 ) -> None:
     """Calm, ten times the rate on one category, calm, under each policy in turn: table, csv and picture."""
     from recsys.bench.burst_story import StoryOptions, tell_story
 
-    names = tuple(arms.split(","))
-    options = StoryOptions(arms=names, folder=folder, api=api, key=key, repeats=repeats, quick=quick, out=out)
+    options = StoryOptions(
+        arms=tuple(arms.split(",")),
+        folder=folder,
+        api=api,
+        key=key,
+        repeats=repeats,
+        quick=quick,
+        lane_us=lane_us,
+        out=out,
+    )
     tell_story(options, Console())
 
 
