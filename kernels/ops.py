@@ -19,6 +19,7 @@ from kernels.selection import choose, kth_largest_of_rows, normalised_gates, ran
 
 __all__ = [
     "choose",
+    "choose_balanced",
     "combine",
     "expert_ffn",
     "gate_scores",
@@ -104,3 +105,33 @@ def planned_experts(
 @planned_experts.register_fake
 def _(x_TD, expert_ids_TK, gates_TK, rank_TK, load_E, w_up_ED2H, w_down_EHD, capacity):  # type: ignore[no-untyped-def]
     return x_TD.new_empty(x_TD.shape)
+
+
+@torch.library.custom_op("moe::choose_balanced", mutates_args=())
+def choose_balanced(
+    scores_TE: Tensor, capacity_E: Tensor, k: int, start_E: Tensor, bias_E: Tensor, phase: Tensor, real: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Experts of each token by prices solved for this batch, by the Triton kernels: nothing is read back.
+
+    Args:
+        scores_TE: float32; the first `real` rows are tokens, the others padding.
+        capacity_E: slots per expert, int64; 0 = dead.
+        k: experts per token.
+        start_E: prices to start from, float32.
+        bias_E: added to the scores for choosing.
+        phase: an integer that moves from batch to batch, 0-d.
+        real: how many tokens there are, an integer, 0-d.
+
+    Returns:
+        `expert_ids_TK`, -1 = slot not used, as all slots of padding are; `prices_E`, float32, 0 for the dead; and the
+        certified gap, 0-d float32.
+    """
+    from kernels.gpu import layer  # triton only where it is used
+
+    return layer.chosen(scores_TE, capacity_E, k, start_E, bias_E, phase, real)
+
+
+@choose_balanced.register_fake
+def _(scores_TE, capacity_E, k, start_E, bias_E, phase, real):  # type: ignore[no-untyped-def]
+    ids_TK = scores_TE.new_empty((scores_TE.shape[0], k), dtype=torch.int64)
+    return ids_TK, scores_TE.new_empty(scores_TE.shape[1]), scores_TE.new_empty(())

@@ -10,12 +10,12 @@ from torch import Tensor
 from kernels.cpu import library
 from kernels.selection import choose, normalised_gates, rank_slots
 
-_TRITON_INSTALLED = find_spec("triton") is not None
+triton_installed = find_spec("triton") is not None
 
 
 def triton_serves(x_TD: Tensor) -> bool:
     """Whether the Triton kernels compute this type on this device."""
-    return _TRITON_INSTALLED and x_TD.is_cuda and x_TD.dtype != torch.float64
+    return triton_installed and x_TD.is_cuda and x_TD.dtype != torch.float64
 
 
 def gate_scores(x_TD: Tensor, gate_DE: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def choose(
     if k > _MANY:
         keys_TK, ids_TK = keys_TE.topk(k, dim=1)
         return ids_TK if allowed_E is None else ids_TK.masked_fill(keys_TK == -torch.inf, -1)
-    if keys_TE.data_ptr() == scores_TE.data_ptr() and k > 1:
-        keys_TE = keys_TE.clone()
+    if bias_E is None and prices_E is None and allowed_E is None and k > 1:
+        keys_TE = keys_TE.clone()  # still the caller's memory
     ids_TK = torch.empty(tokens, k, dtype=torch.int64, device=scores_TE.device)
     for slot in range(k):
         key_T, id_T = keys_TE.max(dim=1)

@@ -121,6 +121,12 @@ class EngineSettings(_Section):
         description="Folder with one folder per model version to choose from; none = the one that holds `model_dir`",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the model runs")
+    graphs_max: int = Field(
+        64,
+        ge=0,
+        le=4_096,
+        description="On CUDA: captured graphs kept, one per shape of a micro-batch; 0 = launch every kernel by itself",
+    )
     threads: PositiveInt = Field(1, description="Intra-op threads; at most half the cores when processes share them")
     queue_max: PositiveInt = Field(512, description="Requests waiting for a micro-batch; above it refused")
     wait_max_ms: PositiveFloat = Field(

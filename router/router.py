@@ -19,7 +19,10 @@ class Router:
         tokens_min: a batch smaller than this gets the capacity of a batch of this size, because an expert that can
             serve a full batch in time can serve a small one too; may be set at any time.
         last_plans: plan of the last batch of each layer; None before the first.
+        masks_padding: whether padding may be among the tokens of `route`; here only real ones may.
     """
+
+    masks_padding = False
 
     def __init__(self, policy: str, *, capacity_factor: float, layers: int, experts: int) -> None:
         """Raises ValueError: unknown policy, or a number outside its bound."""

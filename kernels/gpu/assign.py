@@ -131,19 +131,23 @@ def _exchange(held, load, slots, tokens, picks, BT: tl.constexpr, BE: tl.constex
 
 @triton.jit
 def _assign(scores, bias, prices, bound, capacity, phase, held, final_load, kept, gap, keys, parts, loads, histograms,
-            arrived, tokens, E: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr, BP: tl.constexpr,
-            ROUNDS: tl.constexpr, DIGIT: tl.constexpr, LEVELS: tl.constexpr, TOKEN_BITS: tl.constexpr,
-            KEY_BITS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_PHASE: tl.constexpr):  # fmt: skip
-    tokens = tl.cast(tokens, tl.int32)  # 1 would be a constant
+            arrived, real, tokens, E: tl.constexpr, K: tl.constexpr, BT: tl.constexpr, BE: tl.constexpr,
+            BP: tl.constexpr, ROUNDS: tl.constexpr, DIGIT: tl.constexpr, LEVELS: tl.constexpr,
+            TOKEN_BITS: tl.constexpr, KEY_BITS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_PHASE: tl.constexpr,
+            HAS_REAL: tl.constexpr):  # fmt: skip
+    rows = tl.cast(tokens, tl.int32)  # 1 would be a constant
+    tokens = rows
+    if HAS_REAL:
+        tokens = tl.load(real).to(tl.int32)
     me, programs, expert, p = tl.program_id(0), tl.num_programs(0), tl.arange(0, BE), tl.arange(0, BP)
     slots, picks, short = market(capacity, tokens, E, K, BE)
     price = tl.load(prices + expert, mask=(expert < E) & (slots > 0), other=0.0)
     load, met = tl.zeros([BE], tl.int32), 0
     missing = tokens.to(tl.int64) * picks
     block = me
-    while block * BT < tokens:
+    while block * BT < rows:
         token = block * BT + tl.arange(0, BT)
-        tl.store(held + token, tl.zeros([BT], tl.int64), mask=token < tokens)
+        tl.store(held + token, tl.zeros([BT], tl.int64), mask=token < rows)
         block += programs
     tl.debug_barrier()
 
@@ -232,8 +236,9 @@ def assign(
     *,
     bias_E: Tensor | None = None,
     phase: Tensor | None = None,
+    real: Tensor | None = None,
 ) -> Assignment:
-    """Fill the capacities at these prices. Scores and bias as for `solve`; `phase`: any integer, 0-d, on the device.
+    """Fill the capacities at these prices. Scores, bias, `real` as for `solve`; `phase`: 0-d integer on the device.
 
     Raises:
         ValueError: more experts than one integer has bits.
@@ -254,9 +259,9 @@ def assign(
     arrived, loads, histograms = new(sum(sizes), dtype=torch.int32).zero_().split(sizes)
     _assign[(programs,)](
         scores_TE, bias_E, prices.prices_E, prices.bound, capacity_E, phase, *made,
-        new(tokens, columns, dtype=torch.int32), new(programs, dtype=torch.float64), loads, histograms, arrived, tokens,
-        E=experts, K=k, BT=block, BE=columns, BP=power_of_two(programs), ROUNDS=ROUNDS, DIGIT=digit, LEVELS=levels,
-        TOKEN_BITS=token_bits, KEY_BITS=bits, HAS_BIAS=bias_E is not None,
-        HAS_PHASE=phase is not None, num_warps=8, launch_cooperative_grid=True,
+        new(tokens, columns, dtype=torch.int32), new(programs, dtype=torch.float64), loads, histograms, arrived, real,
+        tokens, E=experts, K=k, BT=block, BE=columns, BP=power_of_two(programs), ROUNDS=ROUNDS, DIGIT=digit,
+        LEVELS=levels, TOKEN_BITS=token_bits, KEY_BITS=bits, HAS_BIAS=bias_E is not None,
+        HAS_PHASE=phase is not None, HAS_REAL=real is not None, num_warps=8, launch_cooperative_grid=True,
     )  # fmt: skip
     return made

@@ -129,6 +129,17 @@ def balanced(
     return Balanced(y_TD, prices.prices_E, assignment)
 
 
+def chosen(
+    scores_TE: Tensor, capacity_E: Tensor, k: int, start_E: Tensor, bias_E: Tensor, phase: Tensor, real: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`kernels.ops.choose_balanced`: the choice of `balanced` from finished scores, ids best first, prices and gap."""
+    scores_TE, bias_E = scores_TE.contiguous(), bias_E.float().contiguous()
+    prices = solve(scores_TE, capacity_E, k, start_E=start_E, bias_E=bias_E, real=real)
+    assignment = assign(scores_TE, capacity_E, k, prices, bias_E=bias_E, phase=phase, real=real)
+    routes = route(None, None, k, scores_TE=scores_TE, held_T=assignment.held_T)
+    return routes.ids_TK.long(), prices.prices_E.masked_fill(capacity_E <= 0, 0.0), assignment.gap.float()
+
+
 def routed(
     x_TD: Tensor, gate_DE: Tensor, bias_E: Tensor | None, prices_E: Tensor | None, k: int, capacity: int | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

@@ -61,11 +61,13 @@ def values(scores, bias, token, tokens, alive, E: tl.constexpr, BE: tl.constexpr
 
 
 @triton.jit
-def _prices(scores, bias, start, capacity, final, bound, cut, extremes, dual, loads, histograms, arrived, tokens,
+def _prices(scores, bias, start, capacity, final, bound, cut, extremes, dual, loads, histograms, arrived, real, tokens,
             sweeps, up, down, overflow_share, idle_share, E: tl.constexpr, K: tl.constexpr, BT: tl.constexpr,
             BE: tl.constexpr, BP: tl.constexpr, DIGIT: tl.constexpr, LEVELS: tl.constexpr,
-            HAS_BIAS: tl.constexpr):  # fmt: skip
+            HAS_BIAS: tl.constexpr, HAS_REAL: tl.constexpr):  # fmt: skip
     tokens = tl.cast(tokens, tl.int32)  # 1 would be a constant
+    if HAS_REAL:
+        tokens = tl.load(real).to(tl.int32)
     me, programs, expert, p = tl.program_id(0), tl.num_programs(0), tl.arange(0, BE), tl.arange(0, BP)
     slots, picks, short = market(capacity, tokens, E, K, BE)
     alive, floor = slots > 0, tl.where(short, 0.0, float("-inf"))
@@ -156,9 +158,13 @@ def solve(
     *,
     start_E: Tensor | None = None,
     bias_E: Tensor | None = None,
+    real: Tensor | None = None,
     sweeps: int = 12,
 ) -> Prices:
-    """Prices by at most `sweeps` sweeps from `start_E` (default 0). Scores and bias: float32, capacities: integers."""
+    """Prices by at most `sweeps` sweeps from `start_E` (default 0). Scores and bias: float32, capacities: integers.
+
+    `real`: how many tokens there are, a 0-d integer on the device; those behind them are padding and left alone.
+    """
     (tokens, experts), new = scores_TE.shape, scores_TE.new_empty
     columns = power_of_two(experts)
     digit, levels = digits(columns, PRICE_BITS)
@@ -173,8 +179,8 @@ def solve(
     _prices[(programs,)](
         scores_TE, bias_E, start_E, capacity_E, *made, new(tokens, dtype=torch.float32),
         new(2 * programs, dtype=torch.float32), new((sweeps + 1) * programs, dtype=torch.float64), loads, histograms,
-        arrived, tokens, sweeps, UP, DOWN, OVERFLOW_SHARE, IDLE_SHARE, E=experts, K=k, BT=block, BE=columns,
+        arrived, real, tokens, sweeps, UP, DOWN, OVERFLOW_SHARE, IDLE_SHARE, E=experts, K=k, BT=block, BE=columns,
         BP=power_of_two(programs), DIGIT=digit, LEVELS=levels, HAS_BIAS=bias_E is not None,
-        num_warps=8, launch_cooperative_grid=True,
+        HAS_REAL=real is not None, num_warps=8, launch_cooperative_grid=True,
     )  # fmt: skip
     return made

@@ -37,6 +37,7 @@ ORACLES = {
     + ["-k", "not balanced"],
     "balanced": [f"{CASES}/test_{name}.py" for name in ("prices", "assign", "layer")]
     + ["-k", "balanced or prices or assign"],
+    "step": [f"{CASES}/test_static_step.py"],  # the whole step of an engine, of these kernels and torch
 }
 ORACLES_S = 180.0
 BUDGET_S = 420.0
@@ -70,9 +71,7 @@ def red_oracles(interpret: bool, out: Path) -> set[str]:
         command = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--maxfail=5", "-p", "no:cacheprovider"]
         command += ["-W", "default", f"--confcutdir={CASES}"]  # other versions warn of other things: results count
         if interpret:
-            chosen = (
-                [f"{CASES}/test_plan.py::test_no_tokens"] if name == "layer" else [f"{CASES}/test_assign.py::{FAST}"]
-            )
+            chosen = [f"{CASES}/{FAST[name]}"]
         elif find_spec("xdist"):
             command += ["-n", "6"]  # what takes the time is compiling
         environment = os.environ | ({"OMP_NUM_THREADS": "1"} if interpret else {"KERNELS_ON_GPU": "1"})
@@ -97,7 +96,11 @@ def red_oracles(interpret: bool, out: Path) -> set[str]:
     return red
 
 
-FAST = "test_more_experts_than_bits_are_refused"
+FAST = {
+    "layer": "test_plan.py::test_no_tokens",
+    "balanced": "test_assign.py::test_more_experts_than_bits_are_refused",
+    "step": "test_static_step.py::test_the_longest_unused_shape_goes",
+}
 
 
 def replay_is_right(bench: Bench, form: Form, machine: CudaDevice | Interpreter) -> bool:

@@ -79,7 +79,7 @@ def pick(log_score_N: Floats, vectors_ND: NDArray[np.float32], k: int, diversity
     score, scaled to [0, 1], against its largest cosine to those already chosen.
     """
     order_N = np.argsort(-log_score_N, kind="stable")
-    if diversity <= 0 or k <= 1:
+    if diversity <= 0 or min(k, len(order_N)) <= 1:
         return order_N[:k]
     pool = order_N[: max(4 * k, 50)]
     relevance = log_score_N[pool]

@@ -44,7 +44,7 @@ class Served:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._settings = settings
         self.model = Recommender.from_pretrained(folder).to(device)
-        self.runner = Runner(self.model, candidates=settings.engine.candidates)
+        self.runner = Runner(self.model, candidates=settings.engine.candidates, graphs_max=settings.engine.graphs_max)
         self.lanes = Lanes(self.model.config.experts)
         self.spares = SpareSlots(self.model.config.experts, settings.router.spare_slots, now_s=time.monotonic())
         self.catalogue: Catalogue | None = None

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recsys.errors import ModelFolderError
@@ -60,6 +58,8 @@ def write_model_folder(
     folder: Path, config: ModelConfig, vocabulary: Vocabulary, version: str, weights: Mapping[str, Tensor]
 ) -> None:
     """Write a model folder beside its final place, then move it there, so that a reader never sees half of one."""
+    from safetensors.torch import save_file  # a model that is no file needs no reader of files
+
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -120,6 +120,9 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except FileNotFoundError as error:

@@ -19,6 +19,7 @@ from recsys.model.encoder import Encoded
 from recsys.model.self_gate import SelfExperts, activation_weights
 from router.router import Router
 from router.shapes import RoutingPlan
+from router.static import StaticRouter
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,9 @@ class Ranked:
 
     Attributes:
         logits_BNG: one logit per goal, in the order of `ModelConfig.goals`.
-        plans: what the router decided in each block, over the tokens: the candidates that are no padding, in order.
-        tokens_BN: token of each candidate, -1 for padding; int64.
+        plans: what the router decided in each block, over the tokens: the candidates that are no padding, in order;
+            all candidates under a router that masks padding.
+        tokens_BN: which of the real tokens each candidate is, -1 for padding; int64.
     """
 
     logits_BNG: Tensor
@@ -120,7 +122,7 @@ class MoEBlock(nn.Module):
         )
         self.register_buffer("bias_E", torch.zeros(config.experts))
 
-    def forward(self, x_TD: Tensor, layer: int, router: Router) -> tuple[Tensor, RoutingPlan]:
+    def forward(self, x_TD: Tensor, layer: int, router: Router | StaticRouter) -> tuple[Tensor, RoutingPlan]:
         normed_TD = self.norm(x_TD)
         scores_TE = self._scores(normed_TD)
         normed_TD = normed_TD.to(_compute_type(normed_TD))
@@ -182,7 +184,7 @@ class Ranker(nn.Module):
         encoded: Encoded,
         candidates_BND: Tensor,
         real_BN: Tensor,
-        router: Router,
+        router: Router | StaticRouter,
         places_BP: Tensor | None = None,
     ) -> Ranked:
         """See `Recommender.rank`."""
@@ -206,7 +208,7 @@ class Ranker(nn.Module):
         ).float()
         real_T = real_BN.reshape(B * N)
         x_TD, plans = x_BND.reshape(B * N, D), []
-        padded = not bool(real_T.all())
+        padded = not router.masks_padding and not bool(real_T.all())
         if padded:
             x_TD = x_TD[real_T]  # padding must not take an expert's slots
         for layer, block in enumerate(self.blocks):
@@ -218,7 +220,7 @@ class Ranker(nn.Module):
         return Ranked(
             logits_BNG=retrieval_BN[..., None] * self.retrieval_G + heads_NG.view(B, N, len(self.retrieval_G)),
             plans=tuple(plans),
-            tokens_BN=torch.where(real_BN, (real_T.cumsum(0) - 1).view(B, N), -1),
+            tokens_BN=(real_T.cumsum(0) - 1).view(B, N).masked_fill(real_BN.logical_not(), -1),
         )
 
 

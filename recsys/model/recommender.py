@@ -13,6 +13,7 @@ from recsys.model.folder import read_model_folder, write_model_folder
 from recsys.model.ranker import Ranked, Ranker
 from recsys.model.vocabulary import Vocabulary
 from router.router import Router
+from router.static import StaticRouter
 
 
 class Recommender(nn.Module):
@@ -88,7 +89,7 @@ class Recommender(nn.Module):
     def retrieval_scores(self, user_BD: Tensor, table_ID: Tensor) -> Tensor:
         """scores_BI of every row of the table by dot product; row 0, which is no item, has minus infinity."""
         scores_BI = user_BD @ table_ID.T
-        scores_BI[:, 0] = -torch.inf
+        scores_BI[:, 0].fill_(-torch.inf)
         return scores_BI
 
     def rank(
@@ -96,7 +97,7 @@ class Recommender(nn.Module):
         encoded: Encoded,
         candidates_BN: Tensor,
         table_ID: Tensor,
-        router: Router,
+        router: Router | StaticRouter,
         places_BP: Tensor | None = None,
     ) -> Ranked:
         """Score candidates for every goal.

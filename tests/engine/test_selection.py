@@ -40,6 +40,10 @@ def test_pick_orders_by_score_then_position() -> None:
     assert pick(np.array([0.1, 0.9]), vectors[:2], 10, 0.0).tolist() == [1, 0]
 
 
+def test_of_nothing_nothing_is_picked_however_different_it_should_be() -> None:
+    assert pick(np.empty(0), np.empty((0, 4), dtype=np.float32), 10, 0.5).tolist() == []
+
+
 def test_diversity_prefers_the_different_item() -> None:
     vectors = np.array([[1, 0], [1, 0.01], [0, 1]], dtype=np.float32)
     scores = np.array([1.0, 0.99, 0.5])
