@@ -73,7 +73,8 @@ def compiled_only() -> Iterator[list[tuple[str, tuple[int, ...], Any]]]:
         yield launched
 
 
-def _registers_and_stack(cubin: bytes) -> tuple[int, int]:
+def registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """Registers of a thread, and bytes of its stack, where spills stand."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -98,7 +99,7 @@ def usage_of(shape: Shape, dtype: torch.dtype) -> list[Usage]:
     found = {}
     for name, grid, kernel in launched:
         if kernel.hash not in found:
-            numbers = kernel.metadata.num_warps, *_registers_and_stack(kernel.asm["cubin"]), kernel.metadata.shared
+            numbers = kernel.metadata.num_warps, *registers_and_stack(kernel.asm["cubin"]), kernel.metadata.shared
             found[kernel.hash] = Usage(name, prod(grid), *numbers, "wgmma" in kernel.asm["ptx"])
     return list(found.values())
 

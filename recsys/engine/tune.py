@@ -1,7 +1,8 @@
 """`recsys tune`: how many engines with how many threads, and how large a micro-batch, on this machine with this model.
 
 Every layout that fits the cores runs as real processes at once, each ranking as fast as it can, since what threads cost
-each other shows only then. One core is left for API, worker and Redis.
+each other shows only then. One core is left for API, worker and Redis. With GPUs there is one layout, an engine for
+each, and what is chosen is the size of a micro-batch.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from recsys.config import EngineSettings
 from recsys.errors import InputError, UnavailableError
 
 BATCHES = (1, 2, 4, 8, 16, 32)
+BATCHES_CUDA = (1, 4, 16, 32, 64, 128)
 LEVEL = 0.95  # a layout this close to the best is as good: then fewer processes, fewer threads and smaller batches win
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Layout:
-    """So many engine processes with so many intra-op threads each."""
+    """So many engine processes with so many intra-op threads each, or one for each of so many GPUs."""
 
     engines: int
     threads: int
+    device: str = "cpu"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,21 @@ class _Timed(msgspec.Struct):
     p99_ms: float
 
 
-def layouts(cores: int) -> list[Layout]:
-    """All that leave a core free, or the smallest one."""
+def gpus(device: str) -> list[str]:
+    """Names of the GPUs that engines may use, as `CUDA_VISIBLE_DEVICES` has them; `device` is that of the settings."""
+    import torch
+
+    if device == "cpu" or not torch.cuda.is_available():
+        return []
+    told = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    count = torch.cuda.device_count()
+    return told[:count] if told != [""] else [str(n) for n in range(count)]
+
+
+def layouts(cores: int, gpus: int = 0) -> list[Layout]:
+    """All that leave a core free, or the smallest one; with GPUs an engine for each."""
+    if gpus:
+        return [Layout(gpus, 1, "cuda")]
     free = max(1, cores - 1)
     powers = [1 << power for power in range(free.bit_length())]
     counts = sorted({*powers, free})
@@ -83,12 +99,11 @@ def measure(model: Path, found: Sequence[Layout], config: EngineSettings, *, sec
     tried = []
     for layout in track(found, "Layouts", console=Console(stderr=True), transient=True):
         with ExitStack() as running:
-            workers = [
-                running.enter_context(_Worker(model, layout.threads, config.candidates)) for _ in range(layout.engines)
-            ]
+            visible = gpus(config.device) if layout.device == "cuda" else [""] * layout.engines
+            workers = [running.enter_context(_Worker(model, layout, gpu, config.candidates)) for gpu in visible]
             for worker in workers:
                 worker.expect_ready()
-            for batch in BATCHES:
+            for batch in BATCHES_CUDA if layout.device == "cuda" else BATCHES:
                 for worker in workers:
                     worker.ask(batch, seconds)
                 timed = [worker.answer() for worker in workers]
@@ -105,11 +120,13 @@ def measure(model: Path, found: Sequence[Layout], config: EngineSettings, *, sec
 
 
 class _Worker:
-    """A process of `tune_worker`; a context manager that ends it."""
+    """A process of `tune_worker`, which sees one GPU or none; a context manager that ends it."""
 
-    def __init__(self, model: Path, threads: int, candidates: int) -> None:
-        command = [sys.executable, "-m", "recsys.engine.tune_worker", str(model), str(threads), str(candidates)]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(threads)}
+    def __init__(self, model: Path, layout: Layout, gpu: str, candidates: int) -> None:
+        told = (model, layout.threads, candidates, layout.device)
+        command = [sys.executable, "-m", "recsys.engine.tune_worker", *map(str, told)]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(layout.threads)}
+        environment["CUDA_VISIBLE_DEVICES"] = gpu
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -145,10 +162,15 @@ class _Worker:
 def as_env(chosen: Tried, *, cores: int, model: Path) -> str:
     """The settings as a file of `NAME=value`, which a shell, systemd and Compose read."""
     layout = chosen.layout
+    on_gpus = (
+        "# each with a GPU of its own: CUDA_VISIBLE_DEVICES=0 for the first, 1 for the second, ...\n"
+        "RECSYS_ENGINE__DEVICE=cuda\n"
+    )
     return (
         f"# recsys tune: {cores} cores, model {model.name}, {chosen.per_s:.0f} requests/s in steps of"
         f" {chosen.p50_ms:.1f} ms\n"
         f"# engines to start: {layout.engines} (recsys demo --engines {layout.engines})\n"
+        f"{on_gpus if layout.device == 'cuda' else ''}"
         "OMP_WAIT_POLICY=PASSIVE\n"
         f"RECSYS_ENGINE__THREADS={layout.threads}\n"
         f"RECSYS_ENGINE__BATCH_MAX={chosen.batch}\n"

@@ -1,4 +1,6 @@
-"""One engine's work without its sockets, timed: `python -m recsys.engine.tune_worker MODEL THREADS CANDIDATES`.
+"""One engine's work without its sockets, timed.
+
+`python -m recsys.engine.tune_worker MODEL THREADS CANDIDATES DEVICE`
 
 Says "ready", then answers each line `REQUESTS SECONDS` with one of JSON: how many requests it ranked in batches of that
 many for about that long, and what a step took.
@@ -25,11 +27,11 @@ from router.router import Router
 LEAST_STEPS = 5
 
 
-def work(model_folder: str, threads: int, candidates: int) -> None:
+def work(model_folder: str, threads: int, candidates: int, device: str) -> None:
     """Measure what the lines of standard input ask for, until it ends."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    model = Recommender.from_pretrained(model_folder)
+    model = Recommender.from_pretrained(model_folder, device)
     config, names = model.config, model.vocabulary.items
     runner = Runner(model, candidates=candidates)
     catalogue = Catalogue([CatalogueItem(item_id=name, title=name, ts=1) for name in names], model)
@@ -61,4 +63,4 @@ def _tell(line: str) -> None:
 
 
 if __name__ == "__main__":
-    work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

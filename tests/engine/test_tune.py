@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from recsys.cli import app
 from recsys.config import EngineSettings
 from recsys.engine import tune
-from recsys.engine.tune import Layout, Tried, as_env, best, layouts, measure
+from recsys.engine.tune import Layout, Tried, as_env, best, gpus, layouts, measure
 from recsys.errors import InputError
 
 
@@ -18,6 +18,17 @@ def test_layouts_leave_a_core_free() -> None:
     assert layouts(4) == [Layout(1, 1), Layout(2, 1), Layout(3, 1), Layout(1, 2)]
     assert all(layout.engines * layout.threads <= 15 for layout in layouts(16))
     assert Layout(15, 1) in layouts(16)
+
+
+def test_every_gpu_gets_one_engine_unless_the_settings_say_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert layouts(16, gpus=3) == [Layout(3, 1, "cuda")]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus("auto") == ["0", "1"]
+    assert gpus("cpu") == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,GPU-ab12")
+    assert gpus("cuda") == ["3", "GPU-ab12"]
 
 
 def tried(engines: int, batch: int, per_s: float, p50_ms: float) -> Tried:
@@ -36,7 +47,7 @@ def test_a_model_is_measured_and_the_settings_are_written(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tune, "BATCHES", (1, 4))
-    monkeypatch.setattr(tune, "layouts", lambda cores: [Layout(2, 1)])
+    monkeypatch.setattr(tune, "layouts", lambda *_: [Layout(2, 1)])
     out = tmp_path / "tune.env"
     monkeypatch.setattr(
         "recsys.logging.configure_logging", lambda *, as_json: None
@@ -58,3 +69,7 @@ def test_the_file_says_where_it_came_from() -> None:
     text = as_env(tried(3, 16, 820, 20.0), cores=4, model=Path("models/ml-1m"))
     assert text.startswith("# recsys tune: 4 cores, model ml-1m, 820 requests/s")
     assert text.endswith("RECSYS_ENGINE__BATCH_MAX=16\n")
+    assert "cuda" not in text.lower()
+    on_gpus = as_env(Tried(Layout(2, 1, "cuda"), 64, 9000, 3.0, 4.0), cores=16, model=Path("models/ml-1m"))
+    assert "RECSYS_ENGINE__DEVICE=cuda\n" in on_gpus
+    assert "CUDA_VISIBLE_DEVICES=0" in on_gpus

@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("triton", reason="triton is not installed here")
 
-from kernels.gpu import tiles
-from kernels.gpu.resources import SHARED_BYTES, Usage, compiled_only, usage_of
+from kernels.gpu import layer, tiles
+from kernels.gpu.resources import SHARED_BYTES, Usage, compiled_only, registers_and_stack, usage_of
 from kernels.gpu.shapes import SHAPES, Shape
 
 
@@ -49,6 +49,19 @@ def test_a_long_prefix_of_blocks_and_many_experts_compile() -> None:
 def test_odd_sizes_compile(shape: Shape, dtype: torch.dtype) -> None:
     """A number that is 1 is a constant to the compiler, which the interpreter does not show."""
     assert usage_of(shape, dtype)
+
+
+@pytest.mark.parametrize("tokens", [200, 3200])
+def test_the_choice_of_an_engine_s_step_compiles_without_spills(tokens: int) -> None:
+    """With the number of real tokens in memory of the device: 1 and 16 requests of 200 candidates, 8 experts."""
+    with compiled_only() as launched, torch.device("meta"):
+        scores_TE, one = torch.empty(tokens, 8), torch.empty((), dtype=torch.int64)
+        per_expert = torch.empty(8, dtype=torch.int64), 2, torch.empty(8), torch.empty(8)
+        layer.chosen(scores_TE, *per_expert, one, one)
+    assert [name for name, _, _ in launched] == ["prices", "assign", "route"]
+    for _, _, kernel in launched:
+        assert registers_and_stack(kernel.asm["cubin"])[1] == 0
+        assert kernel.metadata.shared <= SHARED_BYTES
 
 
 def test_nothing_stays_patched() -> None:
