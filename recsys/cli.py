@@ -90,7 +90,7 @@ def tune(
     from recsys.engine import tune as tuning
 
     config, cores = _settings().engine, len(os.sched_getaffinity(0))
-    tried = tuning.measure(model, tuning.layouts(cores), config, seconds=seconds)
+    tried = tuning.measure(model, tuning.layouts(cores, len(tuning.gpus(config.device))), config, seconds=seconds)
     chosen = tuning.best(tried, wait_max_ms=config.wait_max_ms)
     tuning.show(tried, chosen, Console())
     out.write_text(tuning.as_env(chosen, cores=cores, model=model.resolve()), encoding="utf-8")
