@@ -23,6 +23,7 @@ def burst(
     calm_s: Annotated[float, typer.Option(min=1, help="Before the crowd")] = 5.0,
     crowd_s: Annotated[float, typer.Option(min=1, help="Of ten times the rate")] = 15.0,
     after_s: Annotated[float, typer.Option(min=1, help="After it")] = 5.0,
+    calm_share: Annotated[float, typer.Option(min=0.01, max=1, help="Rate in calm over saturation")] = 0.3,
     lane_us: Annotated[
         float, typer.Option(min=0, max=1_000, help="Emulate one device per expert: µs each takes for a slot; 0 = off")
     ] = 0.0,
@@ -51,6 +52,7 @@ def burst(
         BurstOptions.quick(compared) if quick else options,
         repeats=repeats,
         crowds=crowds_of(crowds.split(",")),
+        calm_share=calm_share,
         lane_us=lane_us,
     )
     name = "_lanes" if lane_us else ""

@@ -3,7 +3,7 @@
 Deadlines alone would let the queue grow until each answer is as late as it may be. So the delay that is allowed is a
 setting of its own, far below the deadlines, and it is for bursts that pass: a queue that stands makes every answer late
 and gives no more of them (Nichols & Jacobson, "Controlling Queue Delay", 2012), so in a crowd no more waits than the
-next micro-batch can take, and that is no larger than it takes to answer as many as at full effort.
+next micro-batch can take. One waits for the step under way and then for its own; a rung that economises keeps both short.
 Pure: time is an argument.
 """
 
@@ -21,7 +21,9 @@ STANDING_S = 0.1  # time that refusals must last to count
 AGAIN_S = 0.25  # refusals closer to each other than this are one row of them
 DEARER = 0.97  # a rung must cost less than this share of the one below, or it is passed over on this machine
 PROBE = 50  # micro-batches after which a rung that is passed over is tried again
-SURPLUS = 1.3  # answers per second of a rung that economises, over those at full effort: the rest of its gain is speed
+STEP_SHARE = 0.5  # of the allowed delay that a step may take
+BRISK_SHARE = 0.25  # the same on a rung that economises: part of what it saves makes answers sooner ...
+SURPLUS = 1.3  # ... as long as it answers so many times as many per second as full effort
 BATCH_SHARE = 0.5  # of the allowed delay for requests of priority `batch`, so that they are refused first
 
 
@@ -147,14 +149,13 @@ class Pace:
         self._batch = self._largest()
 
     def _largest(self) -> int:
-        """One waits for the step under way and then for its own, so a step may take half of what is allowed. A rung
-        that economises needs no more than answers some more requests per second than full effort can."""
         time, full = self._time, self._times[0]
-        most = time.largest(self.allowed_s / 2)
-        if not RUNGS[self._height].economises or not full.step_s(1):
+        most = time.largest(STEP_SHARE * self.allowed_s)
+        if not RUNGS[self._height].economises:
             return most
-        whole = full.largest(self.allowed_s / 2)
-        return time.smallest(SURPLUS * whole / full.step_s(whole), most)
+        whole = full.largest(STEP_SHARE * self.allowed_s)
+        as_many = time.smallest(SURPLUS * whole / full.step_s(whole), most) if full.step_s(whole) else most
+        return max(time.largest(BRISK_SHARE * self.allowed_s), as_many)
 
     @property
     def _time(self) -> ServiceTime:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from recsys.engine.pace import PROBE, STANDING, STANDING_S, SURPLUS, Pace
+from recsys.engine.pace import BRISK_SHARE, PROBE, STANDING, STANDING_S, SURPLUS, Pace
 
 SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -137,14 +137,20 @@ def test_each_height_has_its_own_times() -> None:
     assert crowd(pace(), bounded=False).height == 2
 
 
-def test_a_rung_that_economises_answers_some_more_than_full_effort_and_those_sooner() -> None:
-    engine = crowd(pace(costs=(1.0, 1.0, 0.7, 1.5)))
+def test_a_rung_that_economises_takes_short_steps_as_long_as_that_answers_more_than_full_effort() -> None:
     whole = pace().batch
     full_rate = whole / pace().step_s(whole)
-    assert engine.batch / engine.step_s(engine.batch) >= SURPLUS * full_rate
-    assert engine.batch < whole
-    assert (engine.batch - 1) / engine.step_s(engine.batch - 1) < SURPLUS * full_rate
-    assert crowd(pace(costs=(1.0, 1.0, 0.96, 1.5))).batch == pace(costs=(0.96,)).batch, "no gain to share"
+
+    def rate(engine: Pace) -> float:
+        return engine.batch / engine.step_s(engine.batch)
+
+    much, some, little = (crowd(pace(costs=(1.0, 1.0, cost, 1.5))) for cost in (0.6, 0.75, 0.96))
+    assert much.step_s(much.batch) <= BRISK_SHARE * much.allowed_s < much.step_s(much.batch + 1)
+    assert rate(much) > SURPLUS * full_rate
+    assert some.step_s(some.batch) > BRISK_SHARE * some.allowed_s
+    assert rate(some) >= SURPLUS * full_rate
+    assert some.batch < whole
+    assert little.batch == pace(costs=(0.96,)).batch, "no gain to share"
 
 
 def test_a_rung_that_saves_no_time_here_is_passed_over_and_tried_again_now_and_then() -> None:
