@@ -3,8 +3,8 @@
 Deadlines alone would let the queue grow until each answer is as late as it may be. So the delay that is allowed is a
 setting of its own, far below the deadlines, and it is for bursts that pass: a queue that stands makes every answer late
 and gives no more of them (Nichols & Jacobson, "Controlling Queue Delay", 2012), so in a crowd no more waits than the
-next micro-batch can take. One waits for the step under way and then for its own; a rung that economises keeps both short.
-Pure: time is an argument.
+next micro-batch can take. One waits for the step under way and then for its own; a rung that economises keeps both
+short. Pure: time is an argument.
 """
 
 from __future__ import annotations
