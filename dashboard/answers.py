@@ -73,6 +73,31 @@ class Experts(msgspec.Struct, frozen=True):
     snapshots: list[LoadSnapshot]
 
 
+class UserKind(msgspec.Struct, frozen=True):
+    """Users whose history is most about one category, and each expert's share of the gate weight in their answers."""
+
+    kind: str
+    users: int
+    share: list[float]
+
+
+class ExpertUsersLayer(msgspec.Struct, frozen=True):
+    """One MoE layer; lists run over experts. `leads` counts users in whose answer the expert had the largest share."""
+
+    layer: int
+    share: list[float]
+    leads: list[int]
+    kinds: list[UserKind]
+
+
+class ExpertUsers(msgspec.Struct, frozen=True):
+    """A sample of recent users by the experts that work for them."""
+
+    asked: int
+    answered: int
+    layers: list[ExpertUsersLayer]
+
+
 class QualityBudget(msgspec.Struct, frozen=True):
     """What the policy must keep of the gate score, and what comes back if it does not."""
 

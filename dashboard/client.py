@@ -14,6 +14,7 @@ from dashboard.answers import (
     Comparison,
     Events,
     Experts,
+    ExpertUsers,
     Models,
     Popular,
     Problem,
@@ -22,6 +23,7 @@ from dashboard.answers import (
     TrafficComparison,
     User,
 )
+from dashboard.system_answers import DeadLetterList, System
 
 T = TypeVar("T")
 
@@ -77,6 +79,18 @@ class Client:
     def experts(self, *, window_s: float) -> Experts:
         """Load snapshots of the last `window_s` seconds."""
         return self._call("GET", f"/v1/experts?window_s={window_s:g}", Experts)
+
+    def expert_users(self) -> ExpertUsers:
+        """Which users each expert works for: a sample that the service takes at most twice a minute."""
+        return self._call("GET", "/v1/experts/users", ExpertUsers, timeout_s=3 * self.timeout_s)
+
+    def system(self) -> System:
+        """Processes, readers of the stream, dead letters, Redis."""
+        return self._call("GET", "/v1/system", System)
+
+    def dead_letters(self, *, key: str, count: int = 20) -> DeadLetterList:
+        """The newest entries that could not be applied; needs the admin key."""
+        return self._call("GET", f"/v1/dead-letters?count={count}", DeadLetterList, headers={"X-Api-Key": key})
 
     def router(self) -> Router:
         """The routing policy wanted, and what each engine runs."""

@@ -15,6 +15,7 @@ from itertools import chain, repeat
 import polars as pl
 
 from dashboard.answers import Explanation, LayerLoad, LoadSnapshot
+from dashboard.calls import CallCounts, turned_away
 from dashboard.flows import PRESENT_MS, flow_ribbons, flows_now
 
 BIN_MS = 2_000
@@ -52,6 +53,8 @@ QUERY_SCHEMA = {
     "certified_gap": pl.Float64,
 }
 STEPS = ("calm", "redirect", "economise", "shed")
+ANSWERED_AT = {"calm": ("calm",), "redirected": ("redirect",), "economised": ("economise", "shed")}
+OUTCOMES = (*ANSWERED_AT, "shed_engines", "shed_api", "late_or_failed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,13 +67,16 @@ class Picture:
     ribbons: pl.DataFrame
 
 
-def picture(snapshots: Sequence[LoadSnapshot], layer: int) -> Picture:
-    """All frames of the live page; the snapshots hold at least one of a model with that layer."""
+def picture(snapshots: Sequence[LoadSnapshot], layer: int, calls: Sequence[CallCounts] = ()) -> Picture:
+    """All frames of the live page; the snapshots hold at least one of a model with that layer.
+
+    Without `calls`, the counters of the API processes, only refusals by engines are known.
+    """
     loads = expert_loads(snapshots, layer)
     return Picture(
         now=load_now(loads),
         over_time=load_over_time(loads),
-        queries=queries_over_time(queries(snapshots, layer)),
+        queries=queries_over_time(queries(snapshots, layer), calls),
         ribbons=flow_ribbons(flows_now(snapshots, layer)),
     )
 
@@ -178,20 +184,24 @@ def load_now(loads: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def queries_over_time(rows: pl.DataFrame) -> pl.DataFrame:
+def queries_over_time(rows: pl.DataFrame, calls: Sequence[CallCounts] = ()) -> pl.DataFrame:
     """One row per time bin: queries/s by outcome, latency (ms), pressure, queue, ladder step, quality (%).
 
-    Percentiles cannot be averaged: p95 and p99 are the worst of the bin, p50 is weighted by answers.
+    Percentiles cannot be averaged: p95 and p99 are the worst of the bin, p50 is weighted by answers. `shed_api` is what
+    the API refused alone; its counters come once a second, so that the newest bin takes the rate of the one before.
     """
     weight = pl.col("answered") + 1e-9
     slots = pl.col("slots") + 1e-9
+    seconds = pl.col("interval_ms").sum() / pl.col("engine").n_unique() / 1_000
+    newest_ms = int(rows["ts"].max() or 0)  # type: ignore[arg-type]
     return (
         rows.pipe(_binned)
         .group_by("start")
         .agg(
+            *((pl.col(name).sum() / seconds).alias(name) for name in ("answered", "refused", "expired", "failed")),
             *(
-                (pl.col(name).sum() / (pl.col("interval_ms").sum() / pl.col("engine").n_unique() / 1_000)).alias(name)
-                for name in ("answered", "refused", "expired", "failed")
+                (pl.col("answered").filter(pl.col("step").is_in(steps)).sum() / seconds).alias(name)
+                for name, steps in ANSWERED_AT.items()
             ),
             ((pl.col("p50") * weight).sum() / weight.sum()).alias("p50"),
             pl.col("p95", "p99").max(),
@@ -204,8 +214,12 @@ def queries_over_time(rows: pl.DataFrame) -> pl.DataFrame:
         .with_columns(
             (pl.col("start") + BIN_MS / 1_000).alias("end"),
             pl.col("rung").replace_strict(dict(enumerate(STEPS)), return_dtype=pl.String).alias("step"),
+            pl.col("refused").alias("shed_engines"),
+            (pl.col("expired") + pl.col("failed")).alias("late_or_failed"),
         )
+        .join(turned_away(calls, newest_ms=newest_ms, bin_ms=BIN_MS), on="start", how="left")
         .sort("start")
+        .with_columns(pl.col("shed_api").forward_fill(limit=2).fill_null(0.0))
     )
 
 
@@ -221,9 +235,11 @@ def balance_lines(balance: pl.DataFrame) -> pl.DataFrame:
 
 
 def outcome_areas(over_time: pl.DataFrame) -> pl.DataFrame:
-    """`queries_over_time` as one row per bin and outcome: start, outcome, rate (queries/s)."""
-    names = ["answered", "refused", "expired", "failed"]
-    return over_time.unpivot(names, index="start", variable_name="outcome", value_name="rate")
+    """`queries_over_time` as one row per bin and outcome: start, outcome and its place in `OUTCOMES`, rate (/s)."""
+    places = {name: place for place, name in enumerate(OUTCOMES)}
+    return over_time.unpivot(OUTCOMES, index="start", variable_name="outcome", value_name="rate").with_columns(
+        pl.col("outcome").replace_strict(places, return_dtype=pl.Int8).alias("place")
+    )
 
 
 def expert_uses(explain: Sequence[Explanation]) -> pl.DataFrame:

@@ -11,11 +11,14 @@ from collections import deque
 from dataclasses import dataclass
 
 from dashboard.answers import LoadSnapshot, Router
+from dashboard.calls import CallCounts
 from dashboard.client import ApiError, Client
+from dashboard.system_answers import System
 
 WINDOW_S = 120.0  # what a viewer sees
 SNAPSHOTS_PER_ENGINE_MAX = 1_000
 ENGINES_MAX = 16
+API_PROCESSES_MAX = 64
 STALE_AFTER_S = 3.0
 
 
@@ -26,6 +29,8 @@ class Board:
     version: int = 0  # polls finished
     snapshots: tuple[LoadSnapshot, ...] = ()  # oldest first
     router: Router | None = None
+    system: System | None = None
+    calls: tuple[CallCounts, ...] = ()  # of the API processes, oldest first
     error: str | None = None  # why the last poll failed
     age_s: float = 0.0  # of the newest snapshot when the poll ended
     ended: float = 0.0  # monotonic seconds
@@ -47,7 +52,7 @@ class Board:
 
 
 class Poller:
-    """Polls `/v1/experts` and `/v1/router` in a thread of its own while somebody looks.
+    """Polls `/v1/experts`, `/v1/router` and `/v1/system` in a thread of its own while somebody looks.
 
     Args:
         client: the service.
@@ -61,6 +66,7 @@ class Poller:
         self._rest_after_s = rest_after_s
         self._board = Board()
         self._kept: dict[str, deque[LoadSnapshot]] = {}
+        self._calls: dict[str, deque[CallCounts]] = {}
         self._newest_ms = 0
         self._newest_age_s = 0.0  # age of the newest snapshot at the moment it arrived
         self._newest_arrived = 0.0  # monotonic
@@ -99,10 +105,12 @@ class Poller:
 
     def _poll(self) -> None:
         started = time.monotonic()
-        router, error = self._board.router, None
+        router, system, error = self._board.router, self._board.system, None
         try:
             self._keep(self.client.experts(window_s=self._missing_s()).snapshots)
             router = self.client.router()
+            system = self.client.system()
+            self._keep_calls(system)
         except ApiError as failure:
             error = str(failure)
         except Exception as failure:  # a thread that ends would leave its last word standing for ever
@@ -112,6 +120,8 @@ class Poller:
             version=self._board.version + 1,
             snapshots=tuple(sorted((s for kept in self._kept.values() for s in kept), key=lambda s: s.ts)),
             router=router,
+            system=system,
+            calls=tuple(sorted((c for kept in self._calls.values() for c in kept), key=lambda c: c.ts)),
             error=error,
             age_s=self._newest_age_s + ended - self._newest_arrived,
             ended=ended,
@@ -143,3 +153,19 @@ class Poller:
                 del self._kept[engine]
         while len(self._kept) > ENGINES_MAX:
             del self._kept[min(self._kept, key=lambda engine: self._kept[engine][-1].ts)]
+
+    def _keep_calls(self, system: System) -> None:
+        """What each API process counted, for two minutes; rates are worked out from the differences."""
+        for counts in map(CallCounts.of, system.processes):
+            if counts is not None:
+                kept = self._calls.setdefault(counts.process, deque(maxlen=SNAPSHOTS_PER_ENGINE_MAX))
+                if not kept or counts.ts > kept[-1].ts:
+                    kept.append(counts)
+        newest_ms = max((kept[-1].ts for kept in self._calls.values()), default=0)
+        for process, kept in list(self._calls.items()):
+            while kept and kept[0].ts < newest_ms - WINDOW_S * 1_000:
+                kept.popleft()
+            if not kept:
+                del self._calls[process]
+        while len(self._calls) > API_PROCESSES_MAX:
+            del self._calls[min(self._calls, key=lambda process: self._calls[process][-1].ts)]

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from dashboard.charts.look import BAD, LEGEND, LIMIT, SECONDS, STEP_COLOURS, WANTED, WORKED, Spec, ago, number, titled
+import json
+
+from dashboard.charts.look import (
+    LEGEND,
+    LIMIT,
+    SECONDS,
+    SHED_API,
+    STEP_COLOURS,
+    WANTED,
+    WORKED,
+    Spec,
+    ago,
+    number,
+    titled,
+)
 from dashboard.frames import STEPS
 
 
@@ -28,11 +42,20 @@ def latency(x: Spec = SECONDS) -> Spec:
     )
 
 
-def outcomes(x: Spec = SECONDS) -> Spec:
-    """Queries by outcome over time, stacked, from `frames.outcome_areas`."""
+def outcomes(x: Spec = SECONDS, *, with_api: bool = False) -> Spec:
+    """Queries by outcome over time, stacked, from `frames.outcome_areas`; `with_api`: what the API refused is in it."""
+    told = "the API's refusals included" if with_api else "that reach the engines; in a crowd the API refuses more"
+    names = {
+        "calm": "in calm",
+        "redirected": "redirected",
+        "economised": "economised",
+        "shed_engines": "shed by engines",
+        "shed_api": "shed by the API",
+        "late_or_failed": "late or failed",
+    }
     return titled(
         "What becomes of the queries?",
-        "queries/s that reach the engines; in a crowd the API refuses more",
+        f"queries/s, {told}",
         {
             "mark": {"type": "area", "interpolate": "step-after", "line": False, "clip": True},
             "encoding": {
@@ -41,12 +64,10 @@ def outcomes(x: Spec = SECONDS) -> Spec:
                 "color": {
                     "field": "outcome",
                     "type": "nominal",
-                    "scale": {
-                        "domain": ["answered", "refused", "expired", "failed"],
-                        "range": [WORKED, WANTED, "#B07AA1", BAD],
-                    },
-                    "legend": LEGEND,
+                    "scale": {"domain": list(names), "range": [*STEP_COLOURS, SHED_API, "#B07AA1"]},
+                    "legend": {**LEGEND, "columns": 3, "labelExpr": f"{json.dumps(names)}[datum.label]"},
                 },
+                "order": {"field": "place", "type": "quantitative"},
                 "tooltip": [ago(), {"field": "outcome"}, number("rate", "queries/s", ",.1f")],
             },
         },

@@ -11,6 +11,8 @@ LIMIT = "#737B86"  # grey: capacity, and text beside marks; `themed` puts a read
 GREYS = {"light": "#59616B", "dark": "#A3ABB5"}  # at least 4.5:1 on the board's backgrounds, which no one grey is
 BAD = "#D1495B"
 STEP_COLOURS = ["#9AA5B1", "#4A90D9", "#E69F00", "#E5606F"]  # dark text on each has a contrast of at least 4.5
+SHED_API = "#A8324A"  # beside the ladder's colour of what engines shed
+
 SECONDS: Spec = {
     "type": "quantitative",
     "scale": {"domain": [-120, 0], "nice": False},

@@ -7,8 +7,8 @@ from typing import Any
 import polars as pl
 import streamlit as st
 
-from dashboard import charts, connection, expert_history, specialisation, style
-from dashboard.answers import Recommendations
+from dashboard import charts, connection, expert_history, expert_users, specialisation, style
+from dashboard.answers import ExpertUsers, Recommendations
 from dashboard.client import ApiError, Client
 from dashboard.views import trouble
 
@@ -21,7 +21,11 @@ ABOUT = (
     "low priority, {items} items each, with `explain`). A category counts for an expert by its gate weights. The "
     "sample stays for two minutes."
 )
-
+ABOUT_USERS = (
+    "{answered} of {asked} users who asked within two minutes, asked about again with `explain` and low priority, at "
+    "most twice a minute. A user is of the category that the newest twenty items of the history are most about. Nobody "
+    "is named."
+)
 
 _EXPERT = st.column_config.NumberColumn("expert", format="E%d", width=55)
 
@@ -49,6 +53,7 @@ def page() -> None:
     for layer, tab in enumerate(st.tabs(names) if layers > 1 else [st.container()]):
         with tab:
             _specialised(used, layer)
+            _users(layer)
             _now(layer)
     st.caption(ABOUT.format(n=len(answers), items=ITEMS))
 
@@ -72,6 +77,45 @@ def _specialised(used: pl.DataFrame, layer: int) -> None:
                 "redirected, %", width=65, help="Slots that were another expert's first choice"
             ),
         )
+
+
+@st.fragment(run_every="10s")
+def _users(layer: int) -> None:
+    """Whom each expert works for; the service takes a sample of its users at most twice a minute."""
+    told, why = _known_users(connection.api_url())
+    here = next((one for one in told.layers if one.layer == layer), None) if told is not None else None
+    if told is None or here is None:
+        st.markdown("**Which users does an expert work for?**")
+        st.info(f"Not known now: {why or 'no user was asked about'}. Trying again every 10 s.", icon=":material/group:")
+        return
+    heat = expert_users.by_kind(here)
+    left, right = st.columns([1, 1], gap="medium")
+    with left:
+        spec = {**charts.user_heat(), "height": 70 + 22 * len(here.kinds)}
+        style.chart(heat, spec, key=f"users_{layer}", told=expert_users.describe(here))
+    with right:
+        st.markdown("**In words**")
+        _table(
+            expert_users.by_expert(here),
+            share=st.column_config.NumberColumn(
+                "users' work, %",
+                width=80,
+                help="Share of the gate weight in the users' answers; every user counts the same",
+            ),
+            leads=st.column_config.NumberColumn(
+                "leads for, users", width=80, help="Users in whose answer it had the largest gate weight"
+            ),
+            kinds=st.column_config.TextColumn("works more for users of", width="medium"),
+        )
+    st.caption(ABOUT_USERS.format(answered=told.answered, asked=told.asked))
+
+
+@st.cache_data(ttl=10, show_spinner=False, max_entries=4)
+def _known_users(url: str) -> tuple[ExpertUsers | None, str]:
+    try:
+        return Client(url).expert_users(), ""
+    except ApiError as error:
+        return None, str(error)
 
 
 @st.fragment(run_every="2s")

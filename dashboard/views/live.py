@@ -47,15 +47,17 @@ def _board() -> None:
             st.warning(told, icon=":material/undo:")
     if worth_drawing and picture is not None:
         with st.container(key="picture"):
-            _numbers(board.snapshots[-1].queue_max, picture)
+            with_api = engine == ALL and board.system is not None
+            _numbers(board.snapshots[-1].queue_max, picture, with_api=with_api)
             _first_screen(picture)
-            _second_screen(picture)
+            _second_screen(picture, with_api=with_api)
 
 
 @lru_cache(maxsize=8)
 def _picture(board: Board, engine: str, layer: int) -> frames.Picture:
     """Made once per poll and choice, for all viewers."""
-    return frames.picture([s for s in board.snapshots if engine in (ALL, s.engine)], layer)
+    some = [s for s in board.snapshots if engine in (ALL, s.engine)]
+    return frames.picture(some, layer, board.calls if engine == ALL else ())
 
 
 def _choice(board: Board) -> tuple[str, int]:
@@ -101,7 +103,7 @@ def _headline(board: Board, picture: frames.Picture | None) -> bool:
     return True
 
 
-def _numbers(queue_max: int, picture: frames.Picture) -> None:
+def _numbers(queue_max: int, picture: frames.Picture, *, with_api: bool) -> None:
     """The present in figures, each with its unit."""
     last, now = picture.queries.row(-1, named=True), picture.now
     demand, served = now["demand"], now["served"]
@@ -109,10 +111,11 @@ def _numbers(queue_max: int, picture: frames.Picture) -> None:
     tiles = [
         ("Answered, queries/s", f"{last['answered']:,.0f}", "Queries answered by the engines in time"),
         (
-            "Refused · expired, /s",
-            f"{last['refused']:,.0f} · {last['expired']:,.0f}",
-            "By the engines. Refused at once to protect accepted work; expired: the caller's deadline passed in the "
-            "queue. In a crowd the API refuses more before them: see its metric `recsys_api_requests_total`",
+            "Shed · late, queries/s",
+            f"{last['shed_engines'] + last['shed_api']:,.0f} · {last['late_or_failed']:,.0f}",
+            "Shed: refused at once to protect accepted work, "
+            + ("by the API before it reads the request and by the engines" if with_api else "by the engines alone")
+            + ". Late: the caller's deadline passed in the queue, or an engine failed",
         ),
         (
             "Latency p50 · p99, ms",
@@ -173,15 +176,21 @@ def _first_screen(picture: frames.Picture) -> None:
         )
 
 
-def _second_screen(picture: frames.Picture) -> None:
+def _second_screen(picture: frames.Picture, *, with_api: bool) -> None:
     left, middle, right = st.columns(3)
     with left:
         _chart(
             frames.outcome_areas(picture.queries),
-            charts.outcomes(),
+            charts.outcomes(with_api=with_api),
             220,
             "outcomes",
-            alt.series(picture.queries, "queries per second", answered="answered", refused="refused"),
+            alt.series(
+                picture.queries,
+                "queries per second",
+                answered="answered",
+                shed_engines="shed by engines",
+                shed_api="shed by the API",
+            ),
         )
         _chart(
             picture.queries,

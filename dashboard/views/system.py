@@ -1,16 +1,20 @@
-"""The page about the processes: who is up, in which version, and how far behind."""
+"""The page about the parts: who runs, in which version, how far behind, and what could not be applied."""
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
+from resource import getpagesize
 from typing import Any
 
 import polars as pl
 import streamlit as st
 
-from dashboard import connection
+from dashboard import connection, parts
 from dashboard.answers import Models
 from dashboard.client import ApiError, Client
 from dashboard.poller import Board
+from dashboard.system_answers import System
 from dashboard.views import admin
 
 UNITS = {
@@ -21,39 +25,90 @@ UNITS = {
     "model_version": "version in service",
     "ready": "personal answers are possible",
 }
+LETTERS = 10
 
 
 def page() -> None:
     """Draw the page; it then redraws itself every two seconds."""
     st.markdown("### Is everything there?")
-    _processes()
+    _state()
+    _dead_letters()
     _models()
+    _details()
 
 
 @st.fragment(run_every="2s")
-def _processes() -> None:
+def _state() -> None:
     board = connection.poller().look()
     url = connection.api_url()
     ready, facts, error = _ready(url)
+    _headline(board, ready, facts, error)
+    if board.system is None:
+        if not error:
+            st.info("Asking which processes there are …", icon=":material/hourglass_empty:")
+    else:
+        _parts(board, board.system, past=bool(error) or board.error is not None)
+
+
+def _headline(board: Board, ready: bool, facts: dict[str, Any], error: str) -> None:
+    """What is wrong, or that nothing is."""
+    wrong = parts.troubles(board.system) if board.system is not None and board.error is None else []
     if error:
         st.error(f"**Disconnected.** {error}. Trying again every 2 s.", icon=":material/cloud_off:")
-    elif ready:
-        st.success("Ready: the service gives personal answers.", icon=":material/check_circle:")
-    else:
+    elif not ready:
         st.warning(f"Not ready: {_lacking(facts)}", icon=":material/warning:")
-    st.markdown("**Engines** (`/v1/experts`)")
+    elif wrong:
+        st.warning("Ready, but: " + " ".join(wrong), icon=":material/warning:")
+    else:
+        heard = ", and all its parts are heard" if board.system is not None and board.error is None else ""
+        st.success(f"Ready: the service gives personal answers{heard}.", icon=":material/check_circle:")
+
+
+def _parts(board: Board, system: System, *, past: bool) -> None:
+    """Processes, the stream, what the API processes did, Redis."""
+    now_ms = int(time.time() * 1e3)
+    st.markdown("**Which processes are there?** (`/v1/system`)" + (" · as it was before" if past else ""))
+    st.dataframe(parts.processes(system, now_ms=now_ms), hide_index=True, height="content")
+    st.markdown("**What does the API answer and refuse?** Queries of each process, since it started and now")
+    st.dataframe(parts.doors(system, board.calls), hide_index=True, height="content")
+    left, right = st.columns(2, gap="large")
+    with left:
+        st.markdown(f"**How far behind are the readers of the stream?** {system.stream.entries:,} events in it")
+        st.dataframe(parts.groups(system), hide_index=True, height="content")
+    with right:
+        st.markdown("**How full is Redis?**")
+        most = system.redis.memory_max_mb
+        rows = [
+            (
+                "memory",
+                f"{system.redis.memory_mb:,.1f} MB",
+                f"of at most {most:,.0f} MB" if most else "no bound is set",
+            ),
+            ("up for", parts.duration((now_ms - system.redis.since) / 1_000), ""),
+            ("version", system.redis.version, ""),
+        ]
+        st.dataframe(_table(rows, "what", "now", "meaning"), hide_index=True, height="content")
+
+
+@st.fragment(run_every="2s")
+def _details() -> None:
+    """What the engines do, what `/readyz` says, and what this board costs."""
+    board, url = connection.poller().look(), connection.api_url()
+    _, facts, _ = _ready(url)
+    st.markdown("**What do the engines do?** (`/v1/experts`)")
     st.dataframe(_engines(board), hide_index=True, height="content")
     left, right = st.columns(2, gap="large")
     with left:
-        st.markdown("**Service** (`/readyz`)")
+        st.markdown("**Can it answer?** (`/readyz`)")
         rows = [(name, _text(value), UNITS.get(name, "")) for name, value in facts.items()]
         st.dataframe(_table(rows, "what", "now", "meaning"), hide_index=True, height="content")
     with right:
-        st.markdown("**This board**")
+        st.markdown("**What does this board cost?**")
         own = [
             ("service", url, "base URL"),
             ("last poll", f"{board.poll_ms:.0f} ms", "one poll a second, whatever the number of viewers"),
             ("snapshots kept", f"{len(board.snapshots):,}", "the last two minutes"),
+            ("memory", f"{_own_memory_mb():,.0f} MB", "resident, of the board's process"),
         ]
         st.dataframe(_table(own, "what", "now", "meaning"), hide_index=True, height="content")
 
@@ -70,7 +125,7 @@ def _lacking(facts: dict[str, Any]) -> str:
 @st.fragment(run_every="2s")
 def _models() -> None:
     """Versions in service, and the buttons that change them."""
-    st.markdown("**Models** (`/v1/models`)")
+    st.markdown("**Which model versions are there?** (`/v1/models`)")
     models, error = _known_models(connection.api_url())
     if models is None:
         st.caption(f"Not known: {error}")
@@ -98,6 +153,42 @@ def _models() -> None:
     if not models.available:
         st.caption("Engines offer no other version.")
     admin.tell(*st.session_state.get("models_outcome", ("", "")))
+
+
+@st.fragment(run_every="2s")
+def _dead_letters() -> None:
+    """How many events could not be applied, and the newest of them for whoever has the key: they may name users."""
+    system = connection.poller().look().system
+    st.markdown("**Which events could not be applied?** (dead letters)")
+    if system is None:
+        st.caption("Not known.")
+        return
+    st.markdown(parts.letters(system, now_ms=int(time.time() * 1e3)))
+    if not system.dead_letters.count:
+        return
+    admin.key("letters_key")
+    st.button("Show the newest", key="letters_show", icon=":material/mail:", on_click=_read_letters)
+    kind, text = st.session_state.get("letters_outcome", ("", ""))
+    admin.tell(kind, text)
+    if (shown := st.session_state.get("letters")) is not None:
+        rows = [
+            (letter.reason, ", ".join(f"{name}={value}" for name, value in letter.fields.items()), letter.id)
+            for letter in shown.letters
+        ]
+        st.dataframe(_table(rows, "what is wrong", "the event", "letter"), hide_index=True, height="content")
+        st.caption("`recsys dead-letters` mends them and sends them again.")
+
+
+def _read_letters() -> None:
+    """Ask for the newest letters, and keep them or what went wrong."""
+    st.session_state.pop("letters", None)
+    st.session_state["letters_outcome"] = ("error", admin.NO_KEY)
+    if key := admin.typed_key("letters_key"):
+        try:
+            st.session_state["letters"] = connection.client().dead_letters(key=key, count=LETTERS)
+            st.session_state["letters_outcome"] = ("", "")
+        except ApiError as error:
+            st.session_state["letters_outcome"] = ("error", admin.explain(error, "They cannot be shown"))
 
 
 def _activate(version: str, back: bool) -> None:
@@ -159,3 +250,10 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k}: {_text(v)}" for k, v in value.items())
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)
+
+
+def _own_memory_mb() -> float:
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize() / 1e6
+    except OSError:  # not Linux
+        return float("nan")

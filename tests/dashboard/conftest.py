@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from recsys.api import schemas, traffic_schemas
+from recsys.api import expert_users_schemas, schemas, system_schemas, traffic_schemas
 from recsys.api.compare import difference
 from recsys.wire import LayerLoad, LoadSnapshot
 
@@ -64,6 +64,12 @@ class FakeService:
     previous: str | None = None
     budget: schemas.QualityBudgetAnswer | None = None
     returned: schemas.PolicyReturned | None = None
+    turned_away_per_s: float = 0.0  # by the API, before any engine hears of it
+    silent: tuple[str, ...] = ()  # roles that say nothing any more
+    gone: tuple[str, ...] = ()  # roles that were never there, or long ago
+    letters: int = 0
+    behind_s: float = 0.0
+    began_s: float = field(default_factory=time.time)
     _snapshots: list[LoadSnapshot] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -145,6 +151,63 @@ class FakeService:
             score_kept=1 - 0.06 * moved / max(1, slots), certified_gap=0.004 * moved / max(1, slots), flow=flow,
         )  # fmt: skip
 
+    def expert_users(self) -> expert_users_schemas.ExpertUsersAnswer:
+        def leaning(*own: int) -> list[float]:
+            weight = [3.0 if e in own else 1.0 for e in range(EXPERTS)]
+            return [w / sum(weight) for w in weight]
+
+        kinds = [
+            expert_users_schemas.UserKind(kind=name, users=9 - n, share=leaning(3 * n, 3 * n + 1))
+            for n, name in enumerate(CATEGORIES)
+        ]
+        layers = [
+            expert_users_schemas.ExpertUsersLayer(
+                layer=layer, share=leaning(), leads=[3 if e % 3 == 0 else 2 for e in range(EXPERTS)], kinds=kinds
+            )
+            for layer in range(self.layers)
+        ]
+        return expert_users_schemas.ExpertUsersAnswer(asked=40, answered=35, layers=layers)
+
+    def system(self) -> system_schemas.SystemAnswer:
+        now_s = time.time()
+        seconds = now_s - self.began_s
+        away = int(self.turned_away_per_s * seconds)
+        counts = system_schemas.QueryCountsAnswer(
+            answered=int(900 * seconds), fallback=3, refused=away + 7, turned_away=away, limited=0
+        )
+        processes = []
+        for n, role in enumerate(("api", "engine", "learner", "worker")):
+            if role in self.gone:
+                continue
+            heard_s = 12.0 if role in self.silent else 0.4
+            processes.append(
+                system_schemas.ProcessAnswer(
+                    role=role,
+                    name=f"{role}-{n}",
+                    host="made-up",
+                    pid=100 + n,
+                    version="0.1.0",
+                    model=self.version if role == "engine" else "",
+                    memory_mb=120.5 * (n + 1),
+                    since=int((self.began_s - 4_000) * 1e3),
+                    ts=int((now_s - heard_s) * 1e3),
+                    heard_s=heard_s,
+                    present=heard_s < 5,
+                    queries=counts if role == "api" else None,
+                )
+            )
+        group = system_schemas.GroupAnswer(name="features", consumers=2, waiting=12, pending=3, behind_s=self.behind_s)
+        return system_schemas.SystemAnswer(
+            processes=processes, stream=system_schemas.StreamAnswer(entries=10_400, groups=[group]),
+            dead_letters=system_schemas.DeadLettersAnswer(
+                count=self.letters, newest_ms=int(now_s * 1e3) - 65_000 if self.letters else None,
+                reasons={"kind": self.letters} if self.letters else {},
+            ),
+            redis=system_schemas.RedisAnswer(
+                version="8.0.2", memory_mb=41.5, memory_max_mb=None, since=int((now_s - 90_000) * 1e3)
+            ),
+        )  # fmt: skip
+
     def recommend(self, body: schemas.RecommendationRequest) -> schemas.RecommendationAnswer:
         seen = dict.fromkeys(body.history or [i for i, _, _ in self.users.get(body.user_id or "", [])])
         hidden = {i for i, kind, _ in self.users.get(body.user_id or "", []) if kind == "hide"}
@@ -197,6 +260,28 @@ class FakeService:
         def experts(window_s: float = 60.0) -> schemas.ExpertsAnswer:
             self.polls += 1
             return schemas.ExpertsAnswer(engines=list(self.engines), snapshots=self.snapshots(window_s))
+
+        @app.get("/v1/experts/users", response_model=None)
+        def users() -> expert_users_schemas.ExpertUsersAnswer | JSONResponse:
+            if not self.traffic:
+                return _problem(503, "nobody asked for anything in the last two minutes")
+            return self.expert_users()
+
+        @app.get("/v1/system")
+        def system() -> system_schemas.SystemAnswer:
+            return self.system()
+
+        @app.get("/v1/dead-letters", response_model=None)
+        def dead_letters(
+            count: int = 20, x_api_key: Annotated[str | None, Header()] = None
+        ) -> system_schemas.DeadLetterList | JSONResponse:
+            if x_api_key != KEY:
+                return _problem(401, "X-Api-Key: missing or wrong")
+            letter = system_schemas.DeadLetterAnswer(
+                id="1763820000000-0", source_id="1763819999990-0", reason="kind: 'adored' is not one of view, like",
+                fields={"type": "interaction", "user_id": "eve"},
+            )  # fmt: skip
+            return system_schemas.DeadLetterList(count=self.letters, letters=[letter] * min(count, self.letters))
 
         @app.get("/v1/router")
         def router() -> schemas.RouterAnswer:

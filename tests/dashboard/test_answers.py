@@ -9,9 +9,9 @@ import msgspec
 import pytest
 from pydantic import BaseModel
 
-from dashboard import answers
+from dashboard import answers, system_answers
 from recsys import wire
-from recsys.api import schemas, traffic_schemas
+from recsys.api import expert_users_schemas, schemas, system_schemas, traffic_schemas
 
 PAIRS = [
     (answers.LayerLoad, wire.LayerLoad),
@@ -38,6 +38,18 @@ PAIRS = [
     (answers.Popular, schemas.PopularAnswer),
     (answers.RejectedEvent, schemas.RejectedEvent),
     (answers.Events, schemas.EventsAnswer),
+    (answers.ExpertUsers, expert_users_schemas.ExpertUsersAnswer),
+    (answers.ExpertUsersLayer, expert_users_schemas.ExpertUsersLayer),
+    (answers.UserKind, expert_users_schemas.UserKind),
+    (system_answers.System, system_schemas.SystemAnswer),
+    (system_answers.Process, system_schemas.ProcessAnswer),
+    (system_answers.QueryCounts, system_schemas.QueryCountsAnswer),
+    (system_answers.Stream, system_schemas.StreamAnswer),
+    (system_answers.Group, system_schemas.GroupAnswer),
+    (system_answers.DeadLetters, system_schemas.DeadLettersAnswer),
+    (system_answers.DeadLetter, system_schemas.DeadLetterAnswer),
+    (system_answers.DeadLetterList, system_schemas.DeadLetterList),
+    (system_answers.RedisServer, system_schemas.RedisAnswer),
 ]
 
 
@@ -53,6 +65,7 @@ def test_reads_only_fields_that_the_service_sends(ours: type[msgspec.Struct], th
 
 
 def test_every_answer_type_is_compared() -> None:
-    structs = {v for v in vars(answers).values() if isinstance(v, type) and issubclass(v, msgspec.Struct)}
+    named = [*vars(answers).values(), *vars(system_answers).values()]
+    structs = {v for v in named if isinstance(v, type) and issubclass(v, msgspec.Struct)}
     assert structs - {ours for ours, _ in PAIRS} == {answers.Problem}
     assert set(answers.Problem.__struct_fields__) <= set(schemas.Problem.model_fields)

@@ -8,6 +8,8 @@ from msgspec import structs
 
 from dashboard import flows, frames
 from dashboard.answers import Explanation, LayerLoad, LoadSnapshot
+from dashboard.calls import CallCounts
+from dashboard.system_answers import QueryCounts
 
 T0 = 1_700_000_000_000  # the beginning of a bin
 
@@ -103,6 +105,24 @@ def test_models_of_different_depth_side_by_side() -> None:
     ]
     assert frames.expert_loads(rows, 1)["engine"].to_list() == ["deep"]
     assert frames.queries(rows, 1).height == 2
+
+
+def test_queries_by_what_became_of_them() -> None:
+    rows = [
+        snapshot(T0, layer([1], [1]), answered=10, step="calm"),
+        snapshot(T0 + 250, layer([1], [1]), answered=20, step="redirect", expired=1, failed=1),
+        snapshot(T0 + 500, layer([1], [1]), answered=30, step="economise"),
+        snapshot(T0 + 750, layer([1], [1]), answered=40, step="shed", refused=5),
+    ]
+    calls = [CallCounts("a", T0 + ms, QueryCounts(0, 0, ms // 10, ms // 10, 0)) for ms in (0, 500, 1_000)]
+    areas = frames.outcome_areas(frames.queries_over_time(frames.queries(rows, 0), calls))
+    assert dict(areas.select("outcome", "rate").iter_rows()) == {
+        "calm": 10.0, "redirected": 20.0, "economised": 70.0, "shed_engines": 5.0, "shed_api": 100.0,
+        "late_or_failed": 2.0,
+    }  # fmt: skip
+    assert areas.sort("place")["outcome"].to_list() == list(frames.OUTCOMES)
+    alone = frames.queries_over_time(frames.queries(rows, 0))
+    assert alone["shed_api"].to_list() == [0.0]
 
 
 def test_ribbons_touch_their_experts_without_overlap() -> None:

@@ -293,8 +293,8 @@ def test_compare_without_the_service(served: Any) -> None:
 
 def test_experts_by_category(served: Any) -> None:
     page = run(_experts)
-    assert len(page.get("vega_lite_chart")) == served.fake.layers
-    assert [table.value.shape for table in page.dataframe] == [(16, 4), (16, 6)] * served.fake.layers
+    assert len(page.get("vega_lite_chart")) == 2 * served.fake.layers
+    assert [table.value.shape for table in page.dataframe] == [(16, 4), (16, 4), (16, 6)] * served.fake.layers
     assert {r["priority"] for r in served.fake.requests} == {"batch"}
     asked = len(served.fake.requests)
     page.run()
@@ -357,14 +357,53 @@ def test_a_burst_from_start_to_report(served: Any, monkeypatch: pytest.MonkeyPat
 
 
 def test_system(served: Any) -> None:
-    page = run_until(_system, "Ready")
-    assert len(page.dataframe) == 3
+    page = run_until(_system, "all its parts are heard")
+    assert len(page.dataframe) == 7
+    assert "None: every event could be applied" in shown(page)
+    served.fake.silent = ("worker",)
+    run_until(_system, "worker-3 (process 103 on made-up) fell silent 12 s ago")
     served.fake.fallback = True
     st.cache_data.clear()
     run_until(_system, "Not ready: no engine answers")
     served.stop()
     st.cache_data.clear()
     run_until(_system, "Disconnected")
+
+
+def test_dead_letters_are_shown_to_whoever_has_the_key(served: Any) -> None:
+    served.fake.letters = 3
+    page = run_until(_system, "**3** events could not be applied")
+    assert "user_id=eve" not in shown(page)
+    page.button(key="letters_show").click().run()
+    assert "needs the admin key" in shown(page)
+    page.text_input(key="letters_key").set_value("guess")
+    page.button(key="letters_show").click().run()
+    assert "does not accept this key" in shown(page)
+    page.text_input(key="letters_key").set_value("a-key-for-tests")
+    page.button(key="letters_show").click().run()
+    letters = next(table.value for table in page.dataframe if "what is wrong" in table.value.columns)
+    assert letters["the event"].to_list() == ["type=interaction, user_id=eve"] * 3
+
+
+def test_refusals_of_the_api_are_on_the_live_page(served: Any) -> None:
+    served.fake.turned_away_per_s = 400.0
+    page, deadline = run_until(_live, "Calm"), time.monotonic() + 20
+    while True:
+        shed, late = next(m.value for m in page.metric if m.label.startswith("Shed")).split(" · ")
+        if 300 <= int(shed) <= 500:
+            break
+        assert time.monotonic() < deadline, shed
+        time.sleep(0.1)
+        page.run()
+    assert late == "0"
+
+
+def test_users_of_an_expert_and_nobody_who_asked(served: Any) -> None:
+    page = run_until(_experts, "35 of 40 users")
+    assert any("works more for users of" in str(table.proto) for table in page.dataframe)
+    served.fake.traffic = False
+    st.cache_data.clear()
+    assert "nobody asked for anything" in shown(run(_experts))
 
 
 def test_another_model_and_back(served: Any) -> None:
