@@ -284,7 +284,7 @@ class Engine:
         for (outcome, step), taken_s in latencies_s.items():
             self._telemetry.left(outcome, taken_s, step=step)
         if (result := batch.result) is not None:
-            self._telemetry.batch(len(result.replies), batch.seconds, result.tokens, result.plans)
+            self._telemetry.batch(len(result.replies), batch.seconds, result.tokens, result.plans, result.form)
 
     def idle(self, now_s: float) -> None:
         """Nothing to do for a while."""

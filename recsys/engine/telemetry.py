@@ -34,6 +34,7 @@ class EngineMetrics:
     recsys_engine_latency_seconds                    arrival to reply
     recsys_engine_step_seconds                       one micro-batch
     recsys_engine_batch_requests                     requests per micro-batch
+    recsys_engine_batches_total{form}                micro-batches by how they were computed (`runner.Form`)
     recsys_engine_expert_slots_total{layer,expert,what}  demand, served, redirected_in
     recsys_engine_dropped_slots_total{layer}         slots nobody computed
     recsys_engine_pressure_ratio                     expected wait / time left
@@ -56,6 +57,9 @@ class EngineMetrics:
             "Requests per micro-batch",
             buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=registry,
+        )
+        self.forms = Counter(
+            "recsys_engine_batches", "Micro-batches by how they were computed", ["form"], registry=registry
         )
         self.slots = Counter(
             "recsys_engine_expert_slots", "Expert slots", ["layer", "expert", "what"], registry=registry
@@ -201,8 +205,11 @@ class Telemetry:
             self._outcomes[outcome] += count
             self._latency_s += latencies_s
 
-    def batch(self, requests: int, seconds: float, tokens: int, plans: Sequence[RoutingPlan]) -> None:
+    def batch(
+        self, requests: int, seconds: float, tokens: int, plans: Sequence[RoutingPlan], form: str = "plain"
+    ) -> None:
         """One micro-batch was computed."""
+        self._metrics.forms.labels(form).inc()
         self._metrics.step.observe(seconds)
         self._metrics.batch.observe(requests)
         with self._lock:

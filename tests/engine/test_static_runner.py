@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from recsys.engine import static_steps
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.runner import BatchResult, Runner
+from recsys.engine.telemetry import EngineMetrics, Telemetry
 from recsys.model.recommender import Recommender
 from recsys.state.items import CatalogueItem
 from recsys.wire import Filters, RankRequest
@@ -116,3 +117,19 @@ def test_answers_outlive_the_memory_of_their_step(runners: tuple[Runner, Runner]
     for plan, (ids_TK, gates_TK) in zip(kept.plans, before, strict=True):
         assert plan.expert_ids_TK.equal(ids_TK)
         assert plan.gates_TK.equal(gates_TK)
+
+
+def test_the_metrics_tell_how_micro_batches_ran(runners: tuple[Runner, Runner], catalogue: Catalogue) -> None:
+    metrics = EngineMetrics()
+    config = runners[0].model.config
+    telemetry = Telemetry(engine="e", layers=config.moe_layers, experts=config.experts, queue_max=1, metrics=metrics)
+    wanted = [RankRequest(id="a", time_left_ms=1, k=5, history=("i3",))]
+    for runner in runners:
+        result = run(runner, wanted, catalogue)
+        telemetry.batch(len(result.replies), 0.001, result.tokens, result.plans, result.form)
+    count = metrics.registry.get_sample_value
+    assert [count("recsys_engine_batches_total", {"form": form}) for form in ("plain", "launches", "graph")] == [
+        1,
+        1,
+        None,
+    ]
