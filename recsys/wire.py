@@ -51,14 +51,6 @@ class Ping(msgspec.Struct, frozen=True, tag_field="t", tag="ping"):
     n: int
 
 
-class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One item of an answer. Never part of a cycle, so the collector need not count it."""
-
-    item_id: str
-    score: float
-    goals: dict[str, float] = {}
-
-
 class ExpertUse(msgspec.Struct, frozen=True):
     """For `explain`: the experts that scored one item in one MoE layer, and whether they were second choices."""
 
@@ -92,14 +84,6 @@ class RankReply(msgspec.Struct, omit_defaults=True, tag_field="t", tag="reply"):
     error: str = ""
     retry_after_s: float = 0.0
     elsewhere: bool = False  # refused because this engine starts or stops: another one may answer
-
-    @property
-    def items(self) -> tuple[ScoredItem, ...]:
-        """The same, item by item."""
-        if not self.goals:
-            return tuple(map(ScoredItem, self.item_ids, self.scores))
-        each = (dict(zip(self.goals, values, strict=True)) for values in zip(*self.goals.values(), strict=True))
-        return tuple(map(ScoredItem, self.item_ids, self.scores, each))
 
 
 class Similar(msgspec.Struct, frozen=True, tag_field="t", tag="similar"):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from recsys.api import direct, hot, limits, metrics, problems
 from recsys.api.congestion import Congestion
 from recsys.api.deps import Resources
-from recsys.api.engine_pool import EnginePool
+from recsys.api.engine_client import EngineClient
+from recsys.api.engine_pool import EnginePool, RankingEngine
 from recsys.api.fallback import Fallback
 from recsys.api.impressions import ImpressionWriter
 from recsys.api.item_cache import ItemCache
@@ -74,19 +76,32 @@ class _Application(FastAPI):
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application. Settings come from the environment unless given."""
+def create_app(
+    settings: Settings | None = None,
+    *,
+    engines: Sequence[RankingEngine] = (),
+    registries: Sequence[Collector] = (),
+) -> FastAPI:
+    """The application.
+
+    Args:
+        settings: from the environment unless given.
+        engines: that rank; those at `engine.endpoint` unless given.
+        registries: metrics of what else lives in this process.
+    """
     config = settings or Settings()
     measured = metrics.ApiMetrics()
+    for registry in registries:
+        measured.registry.register(registry)
+    longest_queue = config.api.in_flight_max
+    asked = engines or [EngineClient(address, in_flight_max=longest_queue) for address in config.engine.endpoints]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         keys = Keys(config.redis.prefix)
         redis = async_client(config.redis)
-        engine = EnginePool(
-            config.engine.endpoints, in_flight_max=config.api.in_flight_max, retries=measured.engine_retries
-        )
-        congestion = Congestion(FREE_PER_ENGINE * len(config.engine.endpoints), deadline_s=config.api.deadline_ms / 1e3)
+        engine = EnginePool(asked, in_flight_max=longest_queue, retries=measured.engine_retries)
+        congestion = Congestion(FREE_PER_ENGINE * len(asked), deadline_s=config.api.deadline_ms / 1e3)
         producer = EventProducer(redis, keys, group=config.events.group, backlog_max=config.events.backlog_max)
         impressions = ImpressionWriter(
             producer, longest=config.api.impressions_queue_max, dropped=measured.impressions_dropped
@@ -160,11 +175,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 def run_api(settings: Settings) -> None:
     """Entry point: serve until SIGTERM or SIGINT."""
+    serve_http(settings, "recsys.api.app:create_app")
+
+
+def serve_http(settings: Settings, app: str) -> None:
+    """Serve the application that a factory (`module:name`) makes in each process."""
     import uvicorn
 
     _allow_descriptors(settings.api.connections_max + SPARE_DESCRIPTORS)
     uvicorn.run(
-        "recsys.api.app:create_app",
+        app,
         factory=True,
         host=settings.api.host,
         port=settings.api.port,

@@ -115,7 +115,7 @@ class EngineClient:
             raise EngineLostError("no engine")
         future: asyncio.Future[RankReply] = self._loop.create_future()
         self._pending[question.id] = future
-        in_time = self._loop.call_later(timeout_s, _expire, future)
+        in_time = self._loop.call_later(timeout_s, expire, future)
         try:
             self._send(question)
             return await future
@@ -189,6 +189,7 @@ class EngineClient:
                 future.set_exception(EngineLostError(why))
 
 
-def _expire(future: asyncio.Future[RankReply]) -> None:
+def expire(future: asyncio.Future[RankReply]) -> None:
+    """The time for a question is over."""
     if not future.done():
         future.set_exception(EngineLostError("the engine did not answer in time"))

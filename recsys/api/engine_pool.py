@@ -9,31 +9,50 @@ import asyncio
 import random
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import msgspec
 from prometheus_client import Counter
 
-from recsys.api.engine_client import EngineClient, EngineLostError
+from recsys.api.engine_client import EngineLostError
 from recsys.errors import OverloadedError
 from recsys.wire import RankReply, RankRequest, Similar
 
 
+class RankingEngine(Protocol):
+    """One engine, wherever it is. Use within one event loop: `start`, then `ask`, then `close`."""
+
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def load(self) -> int: ...
+    @property
+    def alive(self) -> bool: ...
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def model_version(self) -> str: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+    async def ask(self, question: RankRequest | Similar, *, timeout_s: float) -> RankReply: ...
+
+
 class EnginePool:
-    """One connection to each engine. Use within one event loop: `start`, then `ask`, then `close`.
+    """All engines as one. Use within one event loop: `start`, then `ask`, then `close`.
 
     Of two engines drawn at random the one with the shorter queue is asked (two choices: Mitzenmacher 2001), so that
     API processes that know the same old queue lengths do not all run to the same engine.
 
     Args:
-        endpoints: ZeroMQ addresses of the engines, at least one.
+        engines: at least one.
         in_flight_max: questions without an answer, over all engines; above it `OverloadedError`.
         retries: counts questions that were asked a second time.
     """
 
-    def __init__(self, endpoints: Sequence[str], *, in_flight_max: int, retries: Counter) -> None:
-        if not endpoints:
-            raise ValueError("endpoints: at least one is needed")
-        self._engines = [EngineClient(endpoint, in_flight_max=in_flight_max) for endpoint in endpoints]
+    def __init__(self, engines: Sequence[RankingEngine], *, in_flight_max: int, retries: Counter) -> None:
+        if not engines:
+            raise ValueError("engines: at least one is needed")
+        self._engines = engines
         self._in_flight_max = in_flight_max
         self._retries = retries
 
@@ -98,7 +117,7 @@ class EnginePool:
         raise lost
 
 
-def shorter_queue(engines: Sequence[EngineClient]) -> EngineClient:
+def shorter_queue(engines: Sequence[RankingEngine]) -> RankingEngine:
     """The less loaded of two engines drawn at random, among those that are ready if there are any."""
     there = [engine for engine in engines if engine.ready] or engines
     first = int(random.random() * len(there))
@@ -108,5 +127,5 @@ def shorter_queue(engines: Sequence[EngineClient]) -> EngineClient:
     return min(there[first], there[second], key=_load)
 
 
-def _load(engine: EngineClient) -> int:
+def _load(engine: RankingEngine) -> int:
     return engine.load

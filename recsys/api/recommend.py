@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 import msgspec
 from redis.exceptions import RedisError
@@ -15,9 +16,11 @@ from recsys.api.query import Query
 from recsys.api.request_ids import new_request_id
 from recsys.api.schemas import RecommendedItem
 from recsys.errors import InputError, OverloadedError, UnavailableError
-from recsys.wire import RankReply, RankRequest, ScoredItem
+from recsys.wire import RankReply, RankRequest
 
 ANSWER_MARGIN_S = 0.01  # what the API itself needs after the engine's reply
+
+NO_GOALS: Mapping[str, Sequence[float]] = {}
 
 
 class AnsweredItem(msgspec.Struct, frozen=True, gc=False):
@@ -89,7 +92,8 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     try:
         reply = await ask_engine(query, known, request_id, budget_s - state_s, res)
         degraded = _Degraded(reply.step, reply.redirected, reply.score_kept)
-        items = await titled(reply.items, res)
+        left_s = budget_s - (time.perf_counter() - began)
+        items = await titled(reply.item_ids, reply.scores, res, goals=reply.goals, within_s=left_s)
     except (EngineLostError, OverloadedError) as error:
         reason, overloaded = str(error), isinstance(error, OverloadedError)
         if overloaded and query.fallback != "always":
@@ -122,21 +126,33 @@ async def recommend(query: Query, budget_s: float, res: Resources) -> bytes:
     )
 
 
-async def titled(scored: Sequence[ScoredItem], res: Resources) -> list[AnsweredItem]:
-    """Items of an answer with their titles; an answer without titles is better than none when Redis is away."""
-    ids = [item.item_id for item in scored]
-    known = res.items.fresh(ids)
+async def titled(
+    item_ids: Sequence[str],
+    scores: Sequence[float],
+    res: Resources,
+    *,
+    goals: Mapping[str, Sequence[float]] = NO_GOALS,
+    within_s: float | None = None,
+) -> list[AnsweredItem]:
+    """Items of an answer with their titles; one without them is better than none when Redis is away, or a late one.
+
+    `scores`, and a list for each goal, run beside `item_ids`.
+    """
+    known = res.items.fresh(item_ids)
     if known is None:
         try:
-            found = await res.items.get(ids)
-        except RedisError:
+            found = await res.items.get(item_ids, within_s=within_s)
+        except (RedisError, TimeoutError):
             found = {}
-        known = [found.get(item_id) for item_id in ids]
+        known = [found.get(item_id) for item_id in item_ids]
+    of_goals: Iterable[dict[str, float]] = repeat({})
+    if goals:
+        of_goals = (dict(zip(goals, values, strict=True)) for values in zip(*goals.values(), strict=True))
     return [
-        AnsweredItem(item.item_id, item.score, entry.title, entry.categories, item.goals)
+        AnsweredItem(item_id, score, entry.title, entry.categories, of_item)
         if entry
-        else AnsweredItem(item.item_id, item.score, goals=item.goals)
-        for item, entry in zip(scored, known, strict=True)
+        else AnsweredItem(item_id, score, goals=of_item)
+        for item_id, score, entry, of_item in zip(item_ids, scores, known, of_goals, strict=False)
     ]
 
 

@@ -44,7 +44,7 @@ async def compare_traffic(
         raise UnavailableError("no user's state can be read, so there is nothing to compare")
     first, second = [await _routed(asked, policy, until_s, res) for policy in policies]
     pairs = [
-        ([item.item_id for item in a.items], [item.item_id for item in b.items])
+        (a.item_ids, b.item_ids)
         for a, b in zip(first, second, strict=True)
         if a is not None and b is not None
     ]

@@ -20,7 +20,7 @@ Addressed = tuple[Any, FromEngine]  # who is answered, and what
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """One request on its way; the asker is whoever drives the engine's affair. Times are seconds of its own clock."""
+    """One request on its way. Times are seconds of the engine's monotonic clock; `asker` is who gets the answer."""
 
     asker: Any
     request: RankRequest | Similar

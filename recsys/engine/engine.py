@@ -36,7 +36,6 @@ from router.router import Router
 
 log = structlog.get_logger(__name__)
 
-LONG_STEP_S = 0.002  # a step that takes as long leaves room for another thread to read meanwhile
 _OUTCOME: dict[str, Outcome] = {"ok": "answered", "refused": "refused", "expired": "expired", "invalid": "invalid"}
 
 
@@ -49,7 +48,7 @@ class MicroBatch:
         served: the model that answers, also if another one is adopted meanwhile.
         router: of their policy.
         began_s: when they were taken, on the engine's clock.
-        long: whether the step is expected to take `LONG_STEP_S` or more.
+        expected_s: what the step should take; 0 if there is no telling.
         seconds: that it took.
         result: what was computed; None if it failed.
     """
@@ -58,7 +57,7 @@ class MicroBatch:
     served: Served
     router: Router
     began_s: float
-    long: bool
+    expected_s: float
     seconds: float = 0.0
     result: BatchResult | None = None
     replies: list[RankReply] = field(default_factory=list)
@@ -255,8 +254,7 @@ class Engine:
         self._pace.begin(
             len(tickets), waited_s=waited_s, behind=len(self._queue), bounded=router.policy.bounded, now_s=now_s
         )
-        long = not 0.0 < self._pace.step_s(len(tickets)) < LONG_STEP_S
-        return MicroBatch(tickets, served, router, now_s, long), late
+        return MicroBatch(tickets, served, router, now_s, self._pace.step_s(len(tickets))), late
 
     def compute(self, batch: MicroBatch) -> list[Addressed]:
         """The answers, in order. Whatever goes wrong, every request gets one."""

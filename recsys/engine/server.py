@@ -27,7 +27,8 @@ from recsys.signals import on_stop
 log = structlog.get_logger(__name__)
 
 THREAD_TURN_S = 0.0005  # what the serving thread waits at most for another one to give the interpreter back
-READ_ALONG_WAIT_S = 0.02  # the second thread looks that often whether a long step is over
+LONG_STEP_S = 0.002  # from here on a second thread reads the socket during a step
+READ_ALONG_WAIT_S = 0.02  # ... and looks that often whether the step is over
 READ_EVERY_S = 0.001  # ... not for every bundle: each reading takes the interpreter from the step
 IDLE_S = 0.2  # without work for that long is idle
 
@@ -81,7 +82,7 @@ class EngineProcess:
             if expired:
                 door.send(expired)
             if batch is not None:
-                if batch.long:
+                if not 0.0 < batch.expected_s < LONG_STEP_S:
                     self._long_step.set()
                 answers = engine.compute(batch)
                 self._long_step.clear()

@@ -13,7 +13,7 @@ import pytest
 import zmq.asyncio
 from prometheus_client import Counter as Metric
 
-from recsys.api.engine_client import EngineLostError
+from recsys.api.engine_client import EngineClient, EngineLostError
 from recsys.api.engine_pool import EnginePool
 from recsys.wire import BUNDLE_MAX, Ping, Pong, RankReply, RankRequest, bundles, decode_to_engine
 
@@ -69,7 +69,8 @@ async def with_engines(
     context = zmq.asyncio.Context()
     endpoints = [f"ipc://{folder}/f{n}.sock" for n in range(len(replies))]
     engines = [FakeEngine(context, e, q, r) for e, q, r in zip(endpoints, queues, replies, strict=True)]
-    pool = EnginePool(endpoints, in_flight_max=in_flight_max, retries=Metric("retries", "", registry=None))
+    clients = [EngineClient(endpoint, in_flight_max=in_flight_max) for endpoint in endpoints]
+    pool = EnginePool(clients, in_flight_max=in_flight_max, retries=Metric("retries", "", registry=None))
     await pool.start()
     try:
         deadline = time.monotonic() + 10

@@ -6,14 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from redis.exceptions import ConnectionError as Gone
 
-from recsys.api.item_cache import ItemCache
 from recsys.api.tastes import BATCH, Tastes
-from recsys.state.items import CatalogueItem
-from recsys.state.keys import Keys
 from recsys.state.users import Taste
 
 
@@ -60,36 +56,5 @@ def test_an_error_is_everybodys_and_passes_and_a_slow_answer_is_not_waited_for()
         found = await asyncio.gather(*(tastes.get(u, within_s=20) for u in ("broken", "b")), return_exceptions=True)
         assert all(isinstance(one, Gone) for one in found)
         assert (await tastes.get("c", within_s=20)).history == ("c",)
-
-    asyncio.run(run())
-
-
-def test_titles_in_use_are_read_again_before_an_answer_has_to_wait() -> None:
-    class Redis:
-        asked: list[list[str]]
-
-        def __init__(self) -> None:
-            self.asked = []
-
-        async def hmget(self, key: str, ids: list[str]) -> list[bytes | None]:
-            self.asked.append(sorted(ids))
-            encoded = (CatalogueItem(item_id=i, title="t", ts=1) for i in ids)
-            return [None if item.item_id == "none" else msgspec.json.encode(item) for item in encoded]
-
-    async def run() -> None:
-        redis: Any = Redis()
-        cache = ItemCache(redis, Keys(), longest=3, fresh_s=1_000)
-        assert set(await cache.get(["a", "b", "none"])) == {"a", "b"}
-        assert set(await cache.get(["a"])) == {"a"}
-        assert redis.asked == [["a", "b", "none"]]
-        cache._ahead_s = 2_000  # as if most of the time had passed
-        assert set(await cache.get(["a", "none"])) == {"a"}
-        assert set(await cache.get(["b"])) == {"b"}
-        renewing = cache._renewing
-        assert renewing is not None
-        await renewing
-        assert redis.asked[1:] == [["a", "b", "none"]]
-        assert set(await cache.get(["c"])) == {"c"}
-        assert len(cache._known) == 3
 
     asyncio.run(run())

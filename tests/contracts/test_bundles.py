@@ -16,7 +16,6 @@ from recsys.wire import (
     Pong,
     RankReply,
     RankRequest,
-    ScoredItem,
     Similar,
     ToEngine,
     bundles,
@@ -71,12 +70,3 @@ def test_no_frame_of_a_stranger_raises(frame: bytes) -> None:
 def test_what_is_no_bundle_is_one_error(frame: bytes) -> None:
     messages, errors = decode_to_engine(frame)
     assert (messages, len(errors)) == ([], 1)
-
-
-def test_a_reply_can_be_read_item_by_item() -> None:
-    reply = RankReply(
-        id="q", status="ok", item_ids=["a", "b"], scores=[0.5, 0.25], goals={"x": [1.0, 2.0], "y": [3, 4]}
-    )
-    assert reply.items == (ScoredItem("a", 0.5, {"x": 1.0, "y": 3}), ScoredItem("b", 0.25, {"x": 2.0, "y": 4}))
-    assert RankReply(id="q", status="ok", item_ids=["a"], scores=[1.0]).items == (ScoredItem("a", 1.0),)
-    assert RankReply(id="q", status="refused").items == ()

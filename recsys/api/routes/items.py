@@ -88,5 +88,5 @@ async def similar(
         raise NotFoundError(reply.error, field="item_id")
     if reply.status != "ok":
         raise UnavailableError(reply.error, retry_after_s=reply.retry_after_s or 1.0)
-    scored = await titled(reply.items, res)
+    scored = await titled(reply.item_ids, reply.scores, res)
     return SimilarAnswer(item_id=item_id, items=documented(scored), model_version=reply.model_version)

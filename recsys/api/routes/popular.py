@@ -11,7 +11,6 @@ from recsys.api.problems import describe
 from recsys.api.recommend import documented, titled
 from recsys.api.schemas import PopularAnswer
 from recsys.state.popular import Window
-from recsys.wire import ScoredItem
 
 routes = APIRouter(prefix="/v1", tags=["items"])
 
@@ -24,4 +23,5 @@ async def popular(
 ) -> PopularAnswer:
     """Most used items in a window of event time; all of time where the window is empty."""
     scores = await res.popular.top(window, k)
-    return PopularAnswer(window=window, items=documented(await titled([ScoredItem(i, s) for i, s in scores], res)))
+    items = await titled([item_id for item_id, _ in scores], [score for _, score in scores], res)
+    return PopularAnswer(window=window, items=documented(items))

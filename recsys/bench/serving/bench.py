@@ -81,8 +81,9 @@ def run_serve(options: ServeOptions, console: Console) -> tuple[list[Row], list[
     """Rows of the small ranker behind every server, and of the real one behind the service."""
     with tempfile.TemporaryDirectory(prefix="recsys-serve-") as name:
         taken, absent = _all_servers(options, Path(name), console)
-        real = [] if options.only and OURS_REAL.name not in options.only else _real(options, Path(name), console)
-    if not taken:
+        wanted = [server for server in OURS_REAL if not options.only or server.name in options.only]
+        real = _real(wanted, options, Path(name), console) if wanted else []
+    if not taken and not real:
         raise UnavailableError("no server could be measured")
     rows = [_row(one, taken) for one in taken]
     rows += [{**dict.fromkeys(rows[0], ""), "server": name, "config": why} for name, why in absent]
@@ -209,49 +210,53 @@ def _ratio(one: Taken, beside: Taken, connections: int) -> float:
     )
 
 
-def _real(options: ServeOptions, folder: Path, console: Console) -> list[Row]:
+def _real(servers: Sequence[Server], options: ServeOptions, folder: Path, console: Console) -> list[Row]:
     """The real ranker behind the service, beside itself alone, in turns."""
     model = real_ranker.write_model_folder(folder / "real")
     bare: list[float] = []
-    running = Running(
-        OURS_REAL,
-        folder / "real-service",
-        cores=options.server_cores,
-        python=sys.executable,
-        model=model,
-        workers=WORKERS,
-    )
-    with running:
-        ours = Taken(running)
-        console.print(f"{OURS_REAL.name}: ready after {running.ready_s:.1f} s")
-        for turn in range(options.rounds):
+    with ExitStack() as stack:
+        taken = []
+        for n, server in enumerate(servers):
+            running = Running(
+                server,
+                folder / f"real-{n}",
+                cores=options.server_cores,
+                python=sys.executable,
+                model=model,
+                workers=WORKERS,
+            )
+            taken.append(Taken(stack.enter_context(running)))
+            console.print(f"{server.name}: ready after {running.ready_s:.1f} s")
             running.pause()
+        for turn in range(options.rounds):
             bare.append(bare_rate(model, options.server_cores, options.seconds))
-            running.resume()
-            _ask(ours, connections=CONNECTIONS[0], seconds=options.seconds / 2, kind=None, options=options)
-            for connections in CONNECTIONS:
-                _ask(ours, connections=connections, kind=("c", connections), options=options, seed=turn)
-        memory_mb = running.memory_mb()
-    rows: list[Row] = []
-    for connections in CONNECTIONS:
-        kind = ("c", connections)
-        trials = ours.trials[kind]
-        rows.append(
-            {
-                "ranker": f"{real_ranker.CANDIDATES} candidates, {OURS_REAL.items} items",
-                "connections": float(connections),
-                "bare_per_s": statistics.median(bare),
-                "ours_per_s": ours.per_s(connections),
-                "share": statistics.median(t.per_s / alone for t, alone in zip(trials, bare, strict=True)),
-                "p50_ms": ours.median(kind, lambda t: t.p50_ms),
-                "p99_ms": ours.median(kind, lambda t: t.p99_ms),
-                "failed": float(sum(trial.failed for trial in trials)),
-                "memory_mb": memory_mb,
-                "rounds": float(options.rounds),
-                "config": OURS_REAL.config,
-            }
-        )
-    return rows
+            for one in taken:
+                one.running.resume()
+                _ask(one, connections=CONNECTIONS[0], seconds=options.seconds / 2, kind=None, options=options)
+                for connections in CONNECTIONS:
+                    _ask(one, connections=connections, kind=("c", connections), options=options, seed=turn)
+                one.memory_mb = one.running.memory_mb()
+                one.running.pause()
+    return [_real_row(one, connections, bare, options) for one in taken for connections in CONNECTIONS]
+
+
+def _real_row(one: Taken, connections: int, bare: Sequence[float], options: ServeOptions) -> Row:
+    kind, server = ("c", connections), one.running.server
+    trials = one.trials[kind]
+    return {
+        "server": server.name,
+        "ranker": f"{real_ranker.CANDIDATES} candidates, {server.items} items",
+        "connections": float(connections),
+        "bare_per_s": statistics.median(bare),
+        "ours_per_s": one.per_s(connections),
+        "share": statistics.median(t.per_s / alone for t, alone in zip(trials, bare, strict=True)),
+        "p50_ms": one.median(kind, lambda t: t.p50_ms),
+        "p99_ms": one.median(kind, lambda t: t.p99_ms),
+        "failed": float(sum(trial.failed for trial in trials)),
+        "memory_mb": one.memory_mb,
+        "rounds": float(options.rounds),
+        "config": server.config,
+    }
 
 
 def version_of(server: Server, python: str) -> str:

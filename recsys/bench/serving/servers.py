@@ -52,17 +52,21 @@ def module(name: str, *options: str) -> dict[str, Sequence[str]]:
     return {"server": ["{python}", "-m", f"{PEERS}.{name}", *options]}
 
 
-def ours(name: str, config: str, *, wire: str = "by_history", app: str = "plain", **env: str) -> Server:
-    """The service: one API process and two engines."""
-    engines = {f"engine-{n}": ["{python}", "-m", "recsys.bench.serving.small_engine"] for n in range(1, WORKERS + 1)}
-    api = {"api": ["{python}", "-m", "recsys.cli", "serve", "api"]}
+def ours(
+    name: str, config: str, *, wire: str = "by_history", app: str = "plain", colocated: bool = False, **env: str
+) -> Server:
+    """The service: two processes with everything in them, or one API process and two engines."""
+    small = ["{python}", "-m", "recsys.bench.serving.small_engine"]
+    apart = {f"engine-{n}": small for n in range(1, WORKERS + 1)} | {
+        "api": ["{python}", "-m", "recsys.cli", "serve", "api"]
+    }
     return Server(
         name,
-        {**engines, **api},
+        {"server": [*small, "colocated"]} if colocated else apart,
         config,
         env={
             "RECSYS_API__IMPRESSIONS": "false",
-            "RECSYS_API__WORKERS": "1",
+            "RECSYS_API__WORKERS": str(WORKERS if colocated else 1),
             "RECSYS_ENGINE__WAIT_MAX_MS": "1000",
             "RECSYS_API__DEADLINE_MS": "5000",
             "BENCH_APP": app,
@@ -74,23 +78,31 @@ def ours(name: str, config: str, *, wire: str = "by_history", app: str = "plain"
     )
 
 
-OURS_REAL = Server(
-    "ours real",
-    {
-        **{f"engine-{n}": ["{python}", "-m", "recsys.cli", "serve", "engine"] for n in range(1, WORKERS + 1)},
-        "api": ["{python}", "-m", "recsys.cli", "serve", "api"],
-    },
-    "1 API process, 2 engines of 1 thread, batches of 16, 200 candidates",
-    env={
-        "RECSYS_API__IMPRESSIONS": "false",
-        "RECSYS_ENGINE__WAIT_MAX_MS": "5000",
-        "RECSYS_ENGINE__LADDER": "false",  # the bare model does not make do with less
-        "RECSYS_API__DEADLINE_MS": "5000",
-    },
-    wire="history_only",
-    path="/v1/recommendations",
-    redis=True,
-    items=REAL_ITEMS,
+def ours_real(name: str, config: str, *, colocated: bool) -> Server:
+    """The service with the project's own model; nothing is refused or spared: the bare model knows neither."""
+    recsys = ["{python}", "-m", "recsys.cli", "serve"]
+    apart = {f"engine-{n}": [*recsys, "engine"] for n in range(1, WORKERS + 1)} | {"api": [*recsys, "api"]}
+    return Server(
+        name,
+        {"server": [*recsys, "colocated"]} if colocated else apart,
+        f"{config}, batches of 16, 200 candidates",
+        env={
+            "RECSYS_API__IMPRESSIONS": "false",
+            "RECSYS_API__WORKERS": str(WORKERS if colocated else 1),
+            "RECSYS_ENGINE__WAIT_MAX_MS": "5000",
+            "RECSYS_ENGINE__LADDER": "false",
+            "RECSYS_API__DEADLINE_MS": "5000",
+        },
+        wire="history_only",
+        path="/v1/recommendations",
+        redis=True,
+        items=REAL_ITEMS,
+    )
+
+
+OURS_REAL = (
+    ours_real("ours real", "1 API process, 2 engines of 1 thread", colocated=False),
+    ours_real("ours real colocated", "2 processes, each API and engine of 1 thread", colocated=True),
 )
 
 BATCHED = "batches of 64, wait 2 ms"
@@ -151,5 +163,9 @@ SERVERS = (
     ),
     ours("ours", "1 API process, 2 engines; the history in the request"),
     ours("ours with state", "the same; the history from Redis", wire="by_user"),
-    ours("ours split", "1 API process, 2 engines; first layer as tables", app="split"),
+    ours("ours colocated", "2 processes, each API and engine; the history in the request", colocated=True),
+    ours("ours colocated with state", "the same; the history from Redis", wire="by_user", colocated=True),
+    ours(
+        "ours colocated split", "2 processes, each API and engine; first layer as tables", app="split", colocated=True
+    ),
 )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
+from fastapi import FastAPI
 
 from recsys.bench.serving.questions import CANDIDATES, USERS
 from recsys.bench.serving.ranker import SmallRanker
+from recsys.colocated import create, run_colocated
 from recsys.config import Settings
 from recsys.engine.catalogue import Catalogue
 from recsys.engine.engine import Engine
@@ -82,5 +84,18 @@ class SmallEngine(Engine):
         self._served.runner = SmallRunner(self._served.model, split=split)
 
 
+def engine_of(settings: Settings) -> Engine:
+    """As the environment says."""
+    return SmallEngine(settings, split=os.environ.get("BENCH_APP") == "split")
+
+
+def colocated_app() -> FastAPI:
+    """API with the engine inside."""
+    return create(make=engine_of)
+
+
 if __name__ == "__main__":
-    run_engine(Settings(), partial(SmallEngine, split=os.environ.get("BENCH_APP") == "split"))
+    if sys.argv[1:] == ["colocated"]:
+        run_colocated(Settings(), "recsys.bench.serving.small_engine:colocated_app")
+    else:
+        run_engine(Settings(), engine_of)
