@@ -156,15 +156,14 @@ class Service:
             "RECSYS_REDIS__URL": server.url,
             "RECSYS_API__PORT": str(self.port),
             "RECSYS_API__ADMIN_KEY": "test-key",
-            "RECSYS_ENGINE__ENDPOINT": ",".join(self.engines.values()),
+            "RECSYS_ENGINE__ENDPOINT": ",".join(self.engines.values()) or "ipc:///nobody-listens-here",
             "RECSYS_ENGINE__MODEL_DIR": str(model),
-            "RECSYS_ENGINE__WAIT_MAX_MS": "5000",  # what is refused under load has its own tests
             "OMP_NUM_THREADS": "1",
             **environment,
         }
 
     def start(self, *names: str) -> None:
-        """Start processes by the name of their subcommand: api, engine, worker; further engines: engine-2, ..."""
+        """Start processes by the name of their subcommand: api, engine, colocated, ...; more engines: engine-2, ..."""
         for name in names:
             own = {"RECSYS_ENGINE__ENDPOINT": self.engines[name]} if name in self.engines else {}
             with (self.folder / f"{name}.log").open("ab") as log:
@@ -221,7 +220,8 @@ class Service:
 
 @pytest.fixture(scope="session")
 def start_service(tiny_world: Path, tiny_model: Path) -> Callable[..., AbstractContextManager[Service]]:
-    """Starts API, engine and worker of the small world around a Redis of their own, catalogue loaded, no history."""
+    """Starts API, engines (0: one inside the API) and worker of the small world around a Redis of their own, catalogue
+    loaded, no history."""
     from recsys.config import RedisSettings, Settings
     from recsys.data.dataset import Dataset
     from recsys.events.replay import publish_catalogue
@@ -232,7 +232,7 @@ def start_service(tiny_world: Path, tiny_model: Path) -> Callable[..., AbstractC
         server.start()
         running = Service(folder, server, tiny_model, engines, **environment)
         try:
-            running.start("worker", *running.engines, "api")
+            running.start("worker", *running.engines, "api" if engines else "colocated")
             publish_catalogue(Dataset.load(tiny_world), Settings(redis=RedisSettings(url=server.url)))
             running.wait_ready()
             yield running
