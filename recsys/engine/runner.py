@@ -98,6 +98,12 @@ class Runner:
         if static if static is not None else self._device.type == "cuda":
             self._steps = StaticSteps(self.model, graphs_max=graphs_max, complain=_say_why_not)
 
+    @property
+    def widths(self) -> list[int]:
+        """Lengths of histories that have a shape of their own, the longest first; without static shapes that alone."""
+        longest = self.model.config.history
+        return [longest] if self._steps is None else [longest, *range(WIDTHS, longest, WIDTHS)]
+
     @torch.inference_mode()
     def run(
         self,

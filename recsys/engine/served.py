@@ -74,22 +74,22 @@ class Served:
     def warm_up(
         self, catalogue: Catalogue, policy: str, efforts: Sequence[Effort], learn: Callable[[int, int, float], None]
     ) -> None:
-        """Run batches of all sizes at each effort: the first caller pays for nothing, and step times are known.
+        """Run batches of all shapes at each effort: the first caller pays for nothing, and step times are known.
 
-        `learn` gets the place of the effort, the requests and the seconds of each run but the first, which pays for
-        allocations.
+        `learn` gets the place of the effort, the requests and the seconds of each run but the first of a shape, which
+        pays for allocations.
         """
         config, most = self.model.config, self._settings.engine.batch_max
         router = self.router_type(policy, capacity_factor=1.5, layers=config.moe_layers, experts=config.experts)
-        seen = tuple(catalogue.item_ids[1 : config.history + 1])
+        longest, *others = (tuple(catalogue.item_ids[1 : events + 1]) for events in self.runner.widths)
         for height, now in enumerate(efforts):
             router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min
             for requests in sorted({min(most, 1 << power) for power in range(most.bit_length() + 1)}):
-                batch = [RankRequest(id="", time_left_ms=0, k=10, history=seen, exclude_seen=False)] * requests
-                for repeat in range(WARM_UP_RUNS):
+                for repeat, history in enumerate([longest] * WARM_UP_RUNS + others):
+                    batch = [RankRequest(id="", time_left_ms=0, k=10, history=history, exclude_seen=False)] * requests
                     began = time.perf_counter()
                     result = self.runner.run(batch, catalogue, router, step=now.step, candidates=now.candidates)
-                    if repeat:
+                    if 0 < repeat < WARM_UP_RUNS:
                         learn(height, requests, time.perf_counter() - began + self.lanes.own_s(result.plans))
 
 

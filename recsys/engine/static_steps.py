@@ -64,6 +64,11 @@ class StaticSteps:
             self._copies, self._compute = torch.cuda.Stream(self._device), torch.cuda.Stream(self._device)
             self._pool = torch.cuda.graph_pool_handle()
 
+    @property
+    def kept(self) -> int:
+        """Shapes that are kept."""
+        return len(self._ready)
+
     def serves(self, policy: str) -> bool:
         """Whether a policy has a form with static shapes here."""
         config = self._model.config

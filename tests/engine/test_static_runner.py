@@ -133,3 +133,19 @@ def test_the_metrics_tell_how_micro_batches_ran(runners: tuple[Runner, Runner], 
         1,
         None,
     ]
+
+
+def test_warming_up_covers_every_width_that_has_a_shape(runners: tuple[Runner, Runner], catalogue: Catalogue) -> None:
+    longest = runners[0].model.config.history
+    plain, static = (runner.widths for runner in runners)
+    assert plain == [longest]
+    histories = [tuple(catalogue.item_ids[1 : n + 1]) for n in range(1, longest + 1)]
+    batches = [[RankRequest(id="a", time_left_ms=1, k=5, history=history)] for history in histories]
+    steps = runners[1]._steps
+    assert steps is not None
+    for width in static:
+        run(runners[1], batches[width - 1], catalogue)
+    shapes = steps.kept
+    for batch in batches:
+        run(runners[1], batch, catalogue)
+    assert steps.kept == shapes
