@@ -74,7 +74,8 @@ async def _routed(query: Query, policy: str, known: Known, left_s: float, res: R
         reply = await ask_engine(query, known, new_request_id(), left_s, res, policy=policy)
     except EngineLostError as error:
         raise UnavailableError(f"{error}, and popular items are routed by no policy") from None
-    items = await titled(reply.item_ids, reply.scores, res, goals=reply.goals)
+    left_s -= time.perf_counter() - began
+    items = await titled(reply.item_ids, reply.scores, res, goals=reply.goals, within_s=left_s)
     return RoutedAnswer(
         policy=reply.policy,
         model_version=reply.model_version,

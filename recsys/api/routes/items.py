@@ -79,6 +79,7 @@ async def similar(
     config = res.settings.api
     deadline = request.headers.get("x-deadline-ms")
     budget_s = limits.deadline_s(deadline, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
+    began = time.perf_counter()
     question = Similar(id=uuid.uuid4().hex, time_left_ms=budget_s * 1e3, item_id=item_id, k=k)
     try:
         reply = await res.engine.ask(question, timeout_s=budget_s)
@@ -88,5 +89,6 @@ async def similar(
         raise NotFoundError(reply.error, field="item_id")
     if reply.status != "ok":
         raise UnavailableError(reply.error, retry_after_s=reply.retry_after_s or 1.0)
-    scored = await titled(reply.item_ids, reply.scores, res)
+    left_s = budget_s - (time.perf_counter() - began)
+    scored = await titled(reply.item_ids, reply.scores, res, within_s=left_s)
     return SimilarAnswer(item_id=item_id, items=documented(scored), model_version=reply.model_version)
