@@ -39,7 +39,7 @@ def demo(
     rate: Annotated[float, typer.Option(help="Requests per second of the demo's traffic")] = 20.0,
     traffic: Annotated[bool, typer.Option(help="Start traffic")] = True,
     board: Annotated[bool, typer.Option(help="Start the board")] = True,
-    engines: Annotated[int, typer.Option(min=1, max=64, help="Engine processes; the API spreads over them")] = 1,
+    engines: Annotated[int, typer.Option(min=0, max=64, help="Engine processes; 0 = inside the API's")] = 1,
     learner: Annotated[bool, typer.Option(help="Learn from the stream while serving")] = False,
 ) -> None:
     """Everything on this machine: Redis, world, model, worker, engine, API, board, traffic. Ctrl-C ends it."""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import structlog
+import torch
 from fastapi import FastAPI
 
 from recsys.api.app import create_app, serve_http
@@ -49,7 +50,8 @@ class ColocatedEngine:
         self._turn_comes = False
         self._worked_s = time.monotonic()
         self._stop = threading.Event()
-        self._thread = ThreadPoolExecutor(1, "long-step")
+        threads = engine.settings.engine.threads  # OpenMP counts them for each thread that computes
+        self._thread = ThreadPoolExecutor(1, "long-step", torch.set_num_threads, (threads,))
 
     @property
     def in_flight(self) -> int:

@@ -32,7 +32,7 @@ class LocalStack:
         port: of the API, if it is free.
         admin_key: for admin calls.
         more: further settings of all processes.
-        engines: how many engine processes.
+        engines: how many engine processes; 0 = the API process is one too.
         learner: learn from the stream while serving.
         engine_module: arguments of Python that run an engine.
     """
@@ -74,16 +74,22 @@ class LocalStack:
             "RECSYS_REDIS__URL": self.redis_url,
             "RECSYS_API__PORT": str(port),
             "RECSYS_API__ADMIN_KEY": self.admin_key,
-            "RECSYS_ENGINE__ENDPOINT": ",".join(sockets.values()),
             "RECSYS_ENGINE__MODEL_DIR": str(model),
             "OMP_WAIT_POLICY": "PASSIVE",
             **self.more,
         }
-        for name in ("worker", "api", "learner") if self.learner else ("worker", "api"):
+        if sockets:
+            environment["RECSYS_ENGINE__ENDPOINT"] = ",".join(sockets.values())
+        for name in ("worker", self.api_name, "learner") if self.learner else ("worker", self.api_name):
             self.processes.start(name, python("-m", "recsys.cli", "serve", name), env=environment)
         for name, socket in sockets.items():
             own = {**environment, "RECSYS_ENGINE__ENDPOINT": socket}
             self.processes.start(name, python(*self.engine_module), env=own)
+
+    @property
+    def api_name(self) -> str:
+        """The API process as `processes` calls it."""
+        return "api" if self.engines else "colocated"
 
     @property
     def engine_names(self) -> list[str]:
@@ -96,7 +102,7 @@ class LocalStack:
         Raises:
             UnavailableError: it is not within a minute; the message holds the ends of the logs.
         """
-        self._await("api", self._ready, "the service to be ready")
+        self._await(self.api_name, self._ready, "the service to be ready")
 
     def settings(self) -> Settings:
         """Settings of a program that talks to this stack's Redis."""
@@ -109,7 +115,8 @@ class LocalStack:
                 if self.processes.stopping:
                     raise KeyboardInterrupt
                 if time.monotonic() > deadline:
-                    tails = "\n".join(f"{n}.log: {self.processes.log_tail(n, 5)}" for n in (name, "engine"))
+                    names = dict.fromkeys((name, *self.engine_names[:1]))
+                    tails = "\n".join(f"{n}.log: {self.processes.log_tail(n, 5)}" for n in names)
                     raise UnavailableError(f"{what}: not within {START_WITHIN_S} s\n{tails}")
                 time.sleep(0.05)
 

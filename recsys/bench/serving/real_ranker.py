@@ -7,6 +7,7 @@ items picked. What the service reaches on the same cores is a share of that.
 
 from __future__ import annotations
 
+import itertools
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from recsys.model.vocabulary import Vocabulary
 from recsys.state.items import CatalogueItem
 from router.router import Router
 
-CATEGORIES, BATCH, CANDIDATES = 18, 16, 200
+CATEGORIES, BATCH, BATCHES, CANDIDATES = 18, 16, 64, 200
 
 
 def write_model_folder(folder: Path) -> Path:
@@ -60,11 +61,12 @@ def bare_rate(folder: Path, seconds: float) -> float:
     table_ID = Catalogue(items, model).table_ID
     router = Router("price", capacity_factor=1.5, layers=config.moe_layers, experts=config.experts)
     router.tokens_min = BATCH * CANDIDATES
-    history_BL = torch.tensor([real_history(question) for question in questions(BATCH)]) + 1
-    kinds_BL = torch.full_like(history_BL, 2)
+    histories_QL = torch.tensor([real_history(question) for question in questions(BATCHES * BATCH)]) + 1
+    histories = itertools.cycle(histories_QL.unflatten(0, (BATCHES, BATCH)))  # no batch is in the caches already
+    kinds_BL = torch.full((BATCH, REAL_HISTORY), 2)
 
     def batch() -> None:
-        encoded = model.encode(history_BL, kinds_BL, table_ID)
+        encoded = model.encode(next(histories), kinds_BL, table_ID)
         candidates_BN = model.retrieval_scores(encoded.user_BD, table_ID).topk(CANDIDATES, dim=1).indices
         model.rank(encoded, candidates_BN, table_ID, router)
 
