@@ -142,11 +142,11 @@ class ColocatedEngine:
             self._answer(batch, self._engine.compute(batch))
 
     def _finish(self, batch: MicroBatch, computed: Future[list[Addressed]]) -> None:
+        self._turn_comes = False
         self._answer(batch, computed.result())
 
     def _answer(self, batch: MicroBatch, answers: Sequence[Addressed]) -> None:
         self._tell(answers)
-        self._turn_comes = False
         self._loop.call_soon(self._engine.count, batch)  # behind the answers
         if self._engine.queued:
             self._come()
