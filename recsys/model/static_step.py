@@ -144,9 +144,10 @@ def step(
 
 def real_plans(values: Mapping[str, Tensor], capacity_E: Tensor, real_T: Tensor, layers: int) -> list[RoutingPlan]:
     """The plans that a step found, without the padding."""
-    plans = []
+    tokens, plans = int(real_T.sum()), []
+    real = slice(tokens) if bool(real_T[:tokens].all()) else real_T  # mostly all padding is at the end: no copies
     for layer in range(layers):
         parts = {name: values[f"{name}/{layer}"] for name in PLAN_FIELDS}
-        parts = {name: part[real_T] if name.endswith("_TK") else part for name, part in parts.items()}
+        parts = {name: part[real] if name.endswith("_TK") else part for name, part in parts.items()}
         plans.append(RoutingPlan(**parts, capacity_E=capacity_E))
     return plans

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels import ops
+from kernels import ops, selection
 from recsys.model import ranker, static_step
 from recsys.model.recommender import Recommender
 from recsys.model.static_step import Layout, Shape, real_plans, step
+from router import static
 from router.router import Router
 
 SHAPE = Shape(requests=4, history=12, candidates=8, items=48)
@@ -62,12 +63,8 @@ def device_without_memory() -> Iterator[DeviceOnly]:
 MODELS: Sequence[dict[str, object]] = ({}, {"encoder_gated": True, "encoder_ages": 4, "ranker_ages": 4}, {"k": 3})
 
 
-@pytest.mark.parametrize("changes", MODELS)
-@pytest.mark.parametrize("policy", ["topk", "price"])
-def test_the_host_is_not_needed_between_copy_in_and_copy_out(
-    make_model: Callable[..., Recommender], policy: str, changes: dict[str, object]
-) -> None:
-    model = make_model(**changes)
+def walk(model: Recommender, policy: str) -> set[str]:
+    """The step from copy in to copy out; which operations it took."""
     layouts = static_step.given(SHAPE, model.config), static_step.found(SHAPE, model.config)
     with device_without_memory() as only:
         model.to("meta")
@@ -77,8 +74,35 @@ def test_the_host_is_not_needed_between_copy_in_and_copy_out(
         values = layouts[0].views(memory)
         with only:
             layouts[1].pack(step(model, table_ID, policy, values, prices_LE), out)
-    assert "moe::planned_experts" in only.seen  # the kernels of a GPU, not those of a CPU
-    assert ("moe::choose_balanced" in only.seen) == (policy == "price")
+    return only.seen
+
+
+@pytest.mark.parametrize("changes", MODELS)
+@pytest.mark.parametrize("policy", ["topk", "price"])
+def test_the_host_is_not_needed_between_copy_in_and_copy_out(
+    make_model: Callable[..., Recommender], policy: str, changes: dict[str, object]
+) -> None:
+    seen = walk(make_model(**changes), policy)
+    assert "moe::planned_experts" in seen  # the kernels of a GPU, not those of a CPU
+    assert ("moe::choose_balanced" in seen) == (policy == "price")
+
+
+def test_nor_is_it_inside_the_operations(
+    make_model: Callable[..., Recommender], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, through the bodies of the project's operations, whose launches compile for an H100 and end there."""
+    pytest.importorskip("triton", reason="triton is not installed here")
+    from kernels.gpu.resources import compiled_only
+
+    monkeypatch.setattr(ops, "planned_experts", ops.planned_experts._init_fn)
+    monkeypatch.setattr(selection, "_rank_slots", selection._rank_slots._init_fn)
+    monkeypatch.setattr(static, "choose_balanced", ops.choose_balanced._init_fn)
+    model = make_model()
+    with compiled_only() as launched:
+        seen = walk(model, "price")
+    layer = ["prices", "assign", "route", "plan", "experts", "combine"]
+    assert [name for name, _, _ in launched] == layer * model.config.moe_layers
+    assert not any(name.startswith("moe::") for name in seen)
 
 
 HOST_NEEDED = HostTouched, RuntimeError  # the latter is how a tensor without memory says so
