@@ -46,14 +46,16 @@ def test_a_crowd_from_start_to_picture(
     monkeypatch.delenv("REDIS_URL", raising=False)
     short = {"calm_s": 0.5, "crowd_s": 0.5, "after_s": 0.5, "saturate_s": 0.4}
     monkeypatch.setattr(BurstOptions, "quick", staticmethod(lambda arms: BurstOptions(arms, **short)))
-    options = StoryOptions(arms=("topk", "price"), folder=tmp_path, quick=True, out=tmp_path / "out")
+    options = StoryOptions(arms=("topk", "price"), folder=tmp_path, quick=True, lane_us=1.0, out=tmp_path / "out")
     rows = tell_story(options, Console(quiet=True))
     assert [row["policy"] for row in rows] == ["topk", "price"]
+    assert [row["lane_us"] for row in rows] == [1.0, 1.0]
     assert [row["neither_200_nor_503"] for row in rows] == [0, 0]
     assert all("goodput_per_s" in row for row in rows)  # which may be 0 in half a second on a busy machine
     assert (tmp_path / "out" / "burst.png").stat().st_size > 10_000
     with (tmp_path / "out" / "burst.csv").open() as file:
         assert [line["policy"] for line in csv.DictReader(file)] == ["topk", "price"]
+    assert (tmp_path / "out" / "burst.md").read_text().startswith("One emulated device per expert, 1 µs a slot.")
     told = (tmp_path / "out" / "burst.md").read_text().splitlines()
     assert len({line.count("|") for line in told if line.startswith("|")}) == 1
     assert sum(line.startswith(("| topk | on |", "| price | on |")) for line in told) == 2
