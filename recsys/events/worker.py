@@ -82,6 +82,7 @@ class Worker:
         self._remove_gone = self._writes.register_script(
             resources.files("recsys.events").joinpath("consumers.lua").read_text()
         )
+        self._mend_lag = self._writes.register_script(resources.files("recsys.events").joinpath("lag.lua").read_text())
         self._claim = _Every(settings.events.claim_every_ms / 1000)
         self._trim = _Every(settings.events.trim_every_ms / 1000)
         self._claim_after = b"-"
@@ -236,6 +237,7 @@ class Worker:
             self.metrics.trimmed.inc(self._trimmer.trim())
             gone_after_ms = _GONE_AFTER_CLAIM_IDLES * self._settings.claim_idle_ms
             self._remove_gone(keys=[self._keys.events], args=[self._settings.group, gone_after_ms])
+            self._mend_lag(keys=[self._keys.events])
             self._measure()
 
     def _measure(self) -> None:

@@ -13,6 +13,7 @@ import redis
 from prometheus_client import generate_latest
 
 from recsys.events import worker as worker_module
+from recsys.events.backlog import read_backlog
 from recsys.events.schema import Interaction
 from recsys.events.worker import Worker
 from recsys.state.apply import Applier, effect_of
@@ -184,6 +185,43 @@ def test_survives_redis_killed_stopped_and_restarted(redis_server: Any, make_str
     finally:
         stop.set()
         thread.join()
+
+
+def test_a_restart_of_redis_leaves_no_lag_that_never_goes(redis_server: Any, make_stream: Callable[..., Any]) -> None:
+    """What a group has read is counted in memory, and only in part in the append-only file."""
+    stream = make_stream()
+    settings = stream.settings.model_copy(
+        update={"redis": stream.settings.redis.model_copy(update={"url": redis_server.url})}
+    )
+    group, events = settings.events.group, stream.keys.events
+    with redis.Redis.from_url(redis_server.url) as client:
+        client.config_set("appendfsync", "always")
+        client.xgroup_create(events, group, id="0", mkstream=True)
+        client.xgroup_create(events, "slow", id="0")
+        for n in range(10):
+            if n == 5:  # the file begins with the right count, and the reads behind it do not count
+                client.bgrewriteaof()
+                stream.eventually(lambda: not client.info("persistence")["aof_rewrite_in_progress"], what="rewritten")
+            client.xadd(events, {"type": "interaction", "user_id": "u1", "item_id": "i1", "kind": "like"})
+            client.xreadgroup(group, "c", {events: ">"})
+        client.xack(events, group, *(entry_id for entry_id, _ in client.xrange(events)))
+    redis_server.kill()
+    redis_server.start()
+    with redis.Redis.from_url(redis_server.url) as client:
+        known = next(found for found in client.xinfo_groups(events) if found["name"] == group.encode())
+        if not known["lag"]:  # a server that counts right: make it wrong by hand
+            client.xgroup_setid(events, group, known["last-delivered-id"], entries_read=3)
+        assert read_backlog(client, stream.keys, group) > 0
+        stop = threading.Event()
+        thread = threading.Thread(target=Worker(settings).run, args=(stop,))
+        thread.start()
+        try:
+            stream.eventually(lambda: read_backlog(client, stream.keys, group) == 0, what="the count is right")
+            assert read_backlog(client, stream.keys, "slow") == 10, "who has not read all keeps its lag"
+            assert client.xlen(events) == 10
+        finally:
+            stop.set()
+            thread.join()
 
 
 @pytest.fixture
