@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import alt, charts, connection, frames, style
 from dashboard.poller import STALE_AFTER_S, WINDOW_S, Board
-from dashboard.story import tell
+from dashboard.story import WORTH_SAYING, tell
 from dashboard.views.steer import returned, steer
 
 EVERY = "1s"
@@ -99,8 +99,17 @@ def _headline(board: Board, picture: frames.Picture | None) -> bool:
         st.code(TRY.format(url=connection.api_url()).strip(), language="bash")
         return False
     told = tell(picture.now, score_kept=last["score_kept"] / 100)
-    style.story(told.title, told.text, step=last["step"])
+    shed = _shed_share(last)
+    title = "Overload, and work is even" if told.mood == "calm" and shed >= WORTH_SAYING else told.title
+    refused = f" {shed:.0%} of the queries are shed." if shed >= WORTH_SAYING else ""
+    style.story(title, told.text + refused, step=last["step"])
     return True
+
+
+def _shed_share(last: dict[str, float]) -> float:
+    """Share of the queries that were refused at once, of a row of `frames.queries_over_time`."""
+    shed = last["shed_engines"] + last["shed_api"]
+    return shed / max(last["answered"] + shed + last["late_or_failed"], 1e-9)
 
 
 def _numbers(queue_max: int, picture: frames.Picture, *, with_api: bool) -> None:

@@ -396,6 +396,8 @@ def test_refusals_of_the_api_are_on_the_live_page(served: Any) -> None:
         time.sleep(0.1)
         page.run()
     assert late == "0"
+    assert "Overload, and work is even" in shown(page)
+    assert "of the queries are shed" in shown(page)
 
 
 def test_users_of_an_expert_and_nobody_who_asked(served: Any) -> None:
