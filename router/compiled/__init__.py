@@ -1,7 +1,8 @@
 """Price routing on a CPU as scalar loops, compiled by numba where it is installed (extra `fast`).
 
-`sweeps` finds prices, `chains` makes them exact, `fill` writes the plan. Each is called from Python: numba does not
-notice when a compiled function of another file changes, so none of them calls another's.
+`sweeps` finds prices, `holding` says who holds what at them, `chains` makes that exact, `fill` writes the plan. Each is
+called from Python: numba does not notice when a compiled function of another file changes, so none of them calls
+another's.
 Without numba the same steps run as tensor operations (`router.sweeps`, `router.chains`, `router.spill`), slower.
 """
 

@@ -12,12 +12,15 @@ from router import sweeps as method
 from router.compiled import available
 from router.compiled.chains import WORK_MAX, settle
 from router.compiled.fill import fill
-from router.compiled.sweeps import hold, sweep, transpose, wish
+from router.compiled.holding import hold
+from router.compiled.sweeps import name, reach, sweep, transpose, wish
 from router.shapes import RoutingPlan
 
 if available:
     import numpy as np
     from numpy.typing import NDArray
+
+NEAR = 6  # tokens that may move per slot over capacity, to begin with
 
 
 def route(scores_TE: Tensor, choice_TE: Tensor, capacity_E: Tensor, k: int, start_E: Tensor) -> RoutingPlan:
@@ -79,10 +82,12 @@ def _solve(
         value_TA, 1, value_AT, slots_A, short, price_A, best_JT, margin_T, method.SWEEPS, *settings, method.ENOUGH_SHARE
     )
     load_A, exact_A = np.empty(len(slots_A), np.int64), price_A.astype(np.float64)
-    reach = hold(value_AT, slots_A, short, price_A, best_JT, held_KT, load_A, margin_T)
+    name(value_AT, price_A, best_JT, held_KT)
+    over = hold(value_AT, slots_A, short, price_A, best_JT, held_KT, load_A)
+    near = reach(margin_T, min(tokens, NEAR * (over + 8)), margin_T.dtype.type(0.01))
     _, unproved = settle(
         value_TA, slots_A, short, slots == k * tokens, exact_A, held_KT, load_A, margin_T,
-        value_AT.dtype.type(reach), WORK_MAX,
+        value_AT.dtype.type(near), WORK_MAX,
     )  # fmt: skip
     return exact_A, unproved
 

@@ -13,7 +13,6 @@ if available:
 
 BLOCK = 512  # tokens whose running maxima stay in the first-level cache
 HALVINGS, GUESSES = 10, 14
-NEAR = 6  # tokens that may move per slot over capacity, to begin with
 NARROW = 64  # tokens that are skipped together where none is near
 
 
@@ -73,7 +72,7 @@ def _mark(value_T, price, best_T, expert, id_T):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _name(value_AT, price_A, best_JT, id_KT):  # type: ignore[no-untyped-def]
+def name(value_AT, price_A, best_JT, id_KT):  # type: ignore[no-untyped-def]
     """Whose the best values are: expert numbers into `id_KT`, -1 for a floor. Equal values: rising numbers."""
     alive, tokens = value_AT.shape
     id_KT[:] = -1
@@ -109,7 +108,7 @@ def wish(value_TA, value_AT, best_JT, id_KT, demand_A):  # type: ignore[no-untyp
     """`value_AT`, and plain top-k: ids, best first, into `id_KT`; how many want each expert into `demand_A`."""
     transpose(value_TA, 1, value_AT)
     _best(value_AT, np.zeros(value_AT.shape[0], value_AT.dtype), best_JT)
-    _name(value_AT, np.zeros(value_AT.shape[0], value_AT.dtype), best_JT, id_KT)
+    name(value_AT, np.zeros(value_AT.shape[0], value_AT.dtype), best_JT, id_KT)
     demand_A[:] = 0
     for j in range(id_KT.shape[0]):
         for t in range(id_KT.shape[1]):
@@ -162,7 +161,7 @@ def _within(distance_T, width):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _reach(distance_T, wanted, width):  # type: ignore[no-untyped-def]
+def reach(distance_T, wanted, width):  # type: ignore[no-untyped-def]
     """A width within which about `wanted` tokens are, starting from a guess."""
     real = distance_T.dtype.type
     low, high, count = real(0), real(4), np.int32(0)
@@ -213,8 +212,8 @@ def _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, margi
         wanted_A[e] = max(abs(load_A[e] - slots_A[e]), int(least * slots_A[e]) + 1)
         most += wanted_A[e]
     # A token changes no earlier than its margin: the others need not be looked at.
-    reach = _reach(margin_T, min(tokens, 2 * most), margin_T.dtype.type(0.1 / alive))
-    near_N = np.nonzero(margin_T <= reach)[0]
+    near = reach(margin_T, min(tokens, 2 * most), margin_T.dtype.type(0.1 / alive))
+    near_N = np.nonzero(margin_T <= near)[0]
     last_N, cut_N = best_JT[places - 1][near_N], best_JT[places][near_N]
     value_N, distance_N, far = np.empty_like(cut_N), np.empty_like(cut_N), 0.0
     slope_AA[:] = 0
@@ -227,8 +226,8 @@ def _slopes(value_TA, stride, value_AT, price_A, slots_A, load_A, best_JT, margi
         else:
             _joining(value_N, price_A[e], cut_N, last_N, distance_N)
         other_N = cut_N if over >= 0 else last_N
-        width = _reach(distance_N, wanted_A[e], width_A[e])
-        width_A[e] = width = min(width, reach)
+        width = reach(distance_N, wanted_A[e], width_A[e])
+        width_A[e] = width = min(width, near)
         far = max(far, width * min(1.0, abs(over) / wanted_A[e]))
         for start in range(0, near_N.size, NARROW):
             near_B = distance_N[start : start + NARROW]
@@ -352,44 +351,3 @@ def sweep(  # type: ignore[no-untyped-def]
         if not short:
             price_A -= price_A.min()
     return over / slots
-
-
-@jit
-def _roomiest(value_AT, slots_A, short, price_A, cut, held_J, load_A, t):  # type: ignore[no-untyped-def]
-    """Of the experts at the cut-off of token t, one that it does not hold; -1 where none is as good."""
-    chosen, most = np.int32(-1), 0 if short and cut == 0 else np.iinfo(np.int64).min
-    for e in range(slots_A.size):
-        if value_AT[e, t] - price_A[e] == cut and slots_A[e] - load_A[e] > most:
-            free = True
-            for h in held_J:
-                free &= h != e
-            if free:
-                chosen, most = np.int32(e), slots_A[e] - load_A[e]
-    return chosen
-
-
-@jit
-def hold(value_AT, slots_A, short, price_A, best_JT, id_KT, load_A, margin_T):  # type: ignore[no-untyped-def]
-    """Who holds what at these prices, -1 for nothing; of experts equally good to a token, those with most room.
-
-    Returns a margin within which `NEAR` tokens prefer what they hold for each slot over capacity.
-    """
-    places, tokens = id_KT.shape
-    _name(value_AT, price_A, best_JT, id_KT)
-    load_A[:] = 0
-    cut_T = best_JT[places]
-    for j in range(places):
-        for t in range(tokens):
-            if best_JT[j, t] > cut_T[t]:
-                load_A[id_KT[j, t]] += 1
-    for t in range(tokens):
-        if best_JT[places - 1, t] == cut_T[t]:
-            for j in range(places):
-                if best_JT[j, t] == cut_T[t]:
-                    id_KT[j, t] = _roomiest(value_AT, slots_A, short, price_A, cut_T[t], id_KT[:j, t], load_A, t)
-                    if id_KT[j, t] >= 0:
-                        load_A[id_KT[j, t]] += 1
-    over = 0
-    for e in range(slots_A.size):
-        over += max(0, load_A[e] - slots_A[e])
-    return _reach(margin_T, min(tokens, NEAR * (over + 8)), margin_T.dtype.type(0.01))
