@@ -59,7 +59,7 @@ class LoadSnapshot(msgspec.Struct, frozen=True, kw_only=True):
     layers: list[LayerLoad]
     health: list[float] = []  # share of its capacity that each expert has left
     replicas: list[int] = []  # blocks of slots of each expert
-    lane_us: float = 0.0  # what a slot takes on the emulated device of its expert; 0: all share one
+    lane_us: float = 0.0  # microseconds a slot takes on the emulated device of its expert; 0: there are none
 
     def layer(self, n: int) -> LayerLoad | None:
         """Load of one layer; None if the engine's model has fewer."""
@@ -123,7 +123,7 @@ class Router(msgspec.Struct, frozen=True):
     active: dict[str, str]
     health: dict[str, float] = {}
     inject: dict[str, float | str] = {}
-    lane_us: float = 0.0
+    lane_us: float = 0.0  # one device per expert is emulated, with so many microseconds a slot; 0 = off
     quality_budget: QualityBudget | None = None
     returned: PolicyReturned | None = None
 

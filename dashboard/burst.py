@@ -1,12 +1,14 @@
 """Load runs started from the board: one at a time, bounded in rate and length, ended with the board.
 
 A run is `python -m loadtest` as a child process; it speaks HTTP to the service like any other client. The board's own
-poller watches the engines meanwhile, so that a report has both sides: what clients met and what experts did.
+poller watches the engines meanwhile, so that a report has both sides: what clients met and what experts did. A run may
+give each expert an emulated device of its own; the service takes that back when the run ends, or by itself.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -22,6 +24,7 @@ from typing import Any
 import msgspec
 
 from dashboard.answers import LoadSnapshot
+from dashboard.client import ApiError, Client
 
 CROWDS = frozenset({"flash_crowd", "hot_item"})
 FAULTS = frozenset({"slow_expert", "dead_expert"})
@@ -39,6 +42,7 @@ SHAPES = (
 )
 RATE_MAX = 1_000.0  # requests/s at the peak: one generator process keeps up with this
 SECONDS_MAX = 100.0  # the poller remembers two minutes
+LANE_US_MAX = 1_000.0
 GRACE_S = 25.0  # after the last request was due, for what is in flight and for the start
 LOG_SHOWN = 600
 PHASES = {"calm": "before", "crowd": "during", "after": "after"}
@@ -65,6 +69,7 @@ class Plan:
     category: str = ""
     expert: int = 0
     slow_us: float = 50.0  # microseconds that each slot of a slow expert takes longer
+    lane_us: float = 0.0  # microseconds a slot takes on the emulated device of its expert; 0 = the service as it is
     events_file: str = ""
 
     def __post_init__(self) -> None:
@@ -74,6 +79,8 @@ class Plan:
             raise BurstError(f"rate: {self.peak:g} requests/s at the peak, from 1 to {RATE_MAX:g} are possible")
         if not 2 <= self.seconds <= SECONDS_MAX:
             raise BurstError(f"length: {self.seconds:g} s in all, from 2 to {SECONDS_MAX:g} are possible")
+        if not 0 <= self.lane_us <= LANE_US_MAX:
+            raise BurstError(f"emulated devices: {self.lane_us:g} µs per slot, from 0 to {LANE_US_MAX:g} are possible")
         if self.shape == "replay" and not self.events_file:
             raise BurstError(
                 "`RECSYS_DASHBOARD_EVENTS` does not name a file of real events, such as MovieLens' `u.data`."
@@ -172,18 +179,22 @@ class Lab:
         return self._run
 
     def start(self, plan: Plan, *, url: str, tastes: str, key: str = "") -> None:
-        """Begin a run against the service at `url`; `key` is its admin key, which a sick expert needs.
+        """Begin a run against the service at `url`; `key` is its admin key, for sick experts and emulated devices.
 
         Raises:
             BurstError: a run goes on already, or something is missing.
+            ApiError: the service does not emulate devices: it is not there, or does not take the key.
         """
         with self._lock:
             if self._run is not None and self._run.going_on:
                 raise BurstError("A run goes on already; stop it or wait.")
             if plan.shape in FAULTS and not key:
                 raise BurstError("A sick expert needs the admin key of the service.")
+            if plan.lane_us and not key:
+                raise BurstError("One device per expert needs the admin key of the service.")
             if lack := missing(tastes):
                 raise BurstError(" ".join(lack))
+            end_emulation = _emulation(Client(url), plan, key)
             folder = tempfile.TemporaryDirectory(prefix="burst-")
             path = Path(folder.name)
             command = [sys.executable, "-m", "loadtest", *plan.arguments(), f"--host={url}", f"--tastes={tastes}"]
@@ -199,10 +210,8 @@ class Lab:
             self._stopping = False
             before = self._look()
             self._run = Run(plan=plan, policy=before[-1].policy if before else "")
-            watch = threading.Thread(
-                target=self._watch, args=(self._run, self._process, folder, before[-1].ts if before else 0), daemon=True
-            )
-            watch.start()
+            told = (self._run, self._process, folder, before[-1].ts if before else 0, end_emulation)
+            threading.Thread(target=self._watch, args=told, daemon=True).start()
 
     def stop(self) -> None:
         """Ask the run to end; it still writes its summary."""
@@ -212,7 +221,12 @@ class Lab:
             process.terminate()
 
     def _watch(
-        self, run: Run, process: subprocess.Popen[bytes], folder: tempfile.TemporaryDirectory[str], first_ms: int
+        self,
+        run: Run,
+        process: subprocess.Popen[bytes],
+        folder: tempfile.TemporaryDirectory[str],
+        first_ms: int,
+        end_emulation: Callable[[], None],
     ) -> None:
         deadline = run.began + run.plan.seconds + GRACE_S
         while process.poll() is None:
@@ -220,6 +234,7 @@ class Lab:
             if time.monotonic() > deadline:
                 process.kill()
             time.sleep(0.5)
+        end_emulation()
         with folder:
             summary, error = _outcome(Path(folder.name), process.returncode)
         self._run = Run(
@@ -232,6 +247,19 @@ class Lab:
             snapshots=tuple(s for s in self._look() if s.ts > first_ms),
             error=error,
         )
+
+
+def _emulation(client: Client, plan: Plan, key: str) -> Callable[[], None]:
+    """Give experts the devices of a plan; what takes them back. They end by themselves too, should the board die."""
+    if not plan.lane_us:
+        return lambda: None
+    client.emulate_devices(plan.lane_us, for_s=plan.seconds + GRACE_S, key=key)
+
+    def end() -> None:
+        with contextlib.suppress(ApiError):
+            client.emulate_devices(0.0, for_s=1.0, key=key)  # then what the settings of the service say is back
+
+    return end
 
 
 def _outcome(folder: Path, code: int) -> tuple[dict[str, Any] | None, str]:

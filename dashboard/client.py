@@ -97,12 +97,27 @@ class Client:
         return self._call("GET", "/v1/router", Router)
 
     def set_router(
-        self, *, policy: str, capacity_factor: float, key: str, quality_budget: dict[str, float] | None = None
+        self,
+        *,
+        policy: str,
+        key: str,
+        capacity_factor: float | None = None,
+        quality_budget: dict[str, float] | None = None,
     ) -> Router:
         """Switch the live policy; needs the admin key. A broken `quality_budget` takes the switch back."""
-        body: dict[str, Any] = {"policy": policy, "capacity_factor": capacity_factor}
+        body: dict[str, Any] = {"policy": policy}
+        if capacity_factor is not None:
+            body["capacity_factor"] = capacity_factor
         if quality_budget is not None:
             body["quality_budget"] = quality_budget
+        return self._call("PUT", "/v1/router", Router, body=body, headers={"X-Api-Key": key})
+
+    def emulate_devices(self, lane_us: float, *, for_s: float, key: str) -> Router:
+        """Give each expert an emulated device that takes `lane_us` microseconds a slot, for `for_s` seconds; 0 = none.
+
+        Needs the admin key.
+        """
+        body = {"lane_us": lane_us, "inject_for_s": for_s}
         return self._call("PUT", "/v1/router", Router, body=body, headers={"X-Api-Key": key})
 
     def models(self) -> Models:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from statistics import median
 from typing import Any
 
 import polars as pl
@@ -28,6 +29,7 @@ ROWS = (
     ("fallback answers", "fallback", 0),
 )
 
+EMULATED = "emulated: one device per expert, {:g} µs a slot"
 BOUNDS = {
     "min_achieved": "{} of the requests went out on time, at least {} should: the generator was short of processor "
     "time, and the figures are kinder than the load would have been",
@@ -49,6 +51,34 @@ def phase_table(summary: dict[str, Any]) -> pl.DataFrame:
             ", ".join(f"{step} {n}" for step, n in (counts.get("steps") or {}).items() if step != "calm") or "–"
         )
         columns[PHASES.get(name, name)] = cells
+    return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
+
+
+def by_policy(run: Run) -> pl.DataFrame:
+    """What the engines did in the middle of a run under each policy that routed then, in the order of appearance.
+
+    Empty unless there were two. Latency is the median over the snapshots, of which there are four a second.
+    """
+    if not run.plan.has_middle or run.elapsed_s is None or not run.snapshots:
+        return pl.DataFrame()
+    end_ms = run.snapshots[-1].ts - 1_000 * (run.elapsed_s - run.plan.around_s - run.plan.crowd_s)
+    during = [s for s in run.snapshots if end_ms - 1_000 * run.plan.crowd_s < s.ts <= end_ms and s.answered]
+    policies = list(dict.fromkeys(s.policy for s in during))
+    if len(policies) < 2:
+        return pl.DataFrame()
+    labels = ["p50 in the engine, ms", "p99 in the engine, ms", "busiest ÷ mean, × worked", "refused, queries/s"]
+    columns: dict[str, list[str]] = {"": [*labels, "gate score kept, %"]}
+    for policy in policies:
+        some = [s for s in during if s.policy == policy]
+        layers = [layer for s in some for layer in s.layers]
+        refused = sum(s.refused for s in some) / (sum(s.interval_ms for s in some) / 1_000)
+        columns[policy] = [
+            f"{median(s.latency_ms_p50 for s in some):,.1f}",
+            f"{median(s.latency_ms_p99 for s in some):,.1f}",
+            f"{median(layer.max_over_mean_served for layer in layers):.2f}" if layers else "–",
+            f"{refused:,.1f}",
+            f"{100 * median(layer.score_kept for layer in layers):.1f}" if layers else "–",
+        ]
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
 
 
@@ -89,10 +119,14 @@ def html(run: Run) -> str:
     """The report as one file: the table and three pictures as inline SVG, no script, nothing fetched."""
     plan = run.plan
     what = f"{plan.shape.replace('_', ' ')}, {plan.rate:g} requests/s, {plan.peak:g} at the peak, {plan.seconds:g} s"
+    if plan.lane_us:
+        what += f"; {EMULATED.format(plan.lane_us)}"
     parts = [f"<h1>Load run</h1><p>{escape(what)}; policy {escape(run.policy or 'unknown')}.</p>"]
     parts.append(f"<p><strong>{escape(headline(run))}</strong></p>")
     if run.summary is not None:
         parts.append(_html_table(phase_table(run.summary)))
+    if not (policies := by_policy(run)).is_empty():
+        parts.append(_html_table(policies))
     if run.snapshots:
         seconds = run.elapsed_s or plan.seconds
         picture = frames.picture(run.snapshots, 0)

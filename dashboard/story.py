@@ -72,6 +72,34 @@ def tell(now: pl.DataFrame, *, score_kept: float) -> Story:
     return told
 
 
+def guide(phase: str, *, policy: str, lane_us: float) -> str:
+    """What to look at in a load run with a crowd, and what to do next.
+
+    Args:
+        phase: `burst.Plan.phase_at`.
+        policy: that routes now.
+        lane_us: microseconds a slot takes on the emulated device of its expert; 0: all experts share one.
+    """
+    if phase in ("before", "running"):
+        return "Calm. Wishes change from query to query, and no expert stands out for long."
+    if phase != "during":
+        return "The crowd is gone. The report compares what it met."
+    if policy != "topk":
+        return (
+            "The crowd lights up few experts on the left; on the right their work is spread over the others. "
+            "**Now flip to plain top-k** and watch p99."
+        )
+    if not lane_us:
+        return (
+            "Plain top-k: the right picture is the left one. All experts share one device here, so that costs little. "
+            "**Flip back**, and try a run with one device per expert."
+        )
+    return (
+        "Plain top-k: the right picture is the left one, and every step waits for its fullest expert. p99 rises. "
+        "**Flip back** and see it fall."
+    )
+
+
 def _names(experts: tuple[int, ...]) -> str:
     names = [f"expert {e}" if i == 0 else str(e) for i, e in enumerate(experts)]
     if len(names) > 1:

@@ -9,14 +9,14 @@ from dashboard.charts.look import FLAT, SECONDS, Spec, ago, number, titled
 HEAT_MAX = 4.0  # × mean at which the colour scale ends
 
 
-def demand_heat() -> Spec:
+def demand_heat(x: Spec = SECONDS) -> Spec:
     """Demand per expert and time, from `frames.load_over_time`; dots mark wishes above capacity."""
-    return _heat("demand", "Which experts do queries want?", "demand")
+    return _heat("demand", "Which experts do queries want?", "demand", x)
 
 
-def served_heat() -> Spec:
+def served_heat(x: Spec = SECONDS) -> Spec:
     """Served load per expert and time, from `frames.load_over_time`, on the scale of `demand_heat`."""
-    return _heat("served", "Which experts do the work?", "served load")
+    return _heat("served", "Which experts do the work?", "served load", x)
 
 
 def price_heat() -> Spec:
@@ -94,7 +94,8 @@ _CELL: Spec = {
 }
 
 
-def _heat(field: str, title: str, what: str) -> Spec:
+def _heat(field: str, title: str, what: str, x: Spec) -> Spec:
+    cell = {**_CELL, "x": {"field": "start", **x}}
     value = {"field": field, "type": "quantitative"}
     tooltip = [
         ago(),
@@ -111,7 +112,7 @@ def _heat(field: str, title: str, what: str) -> Spec:
                 {
                     "mark": {"type": "rect", "clip": True},
                     "encoding": {
-                        **_CELL,
+                        **cell,
                         "color": {
                             **value,
                             "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
@@ -132,8 +133,8 @@ def _heat(field: str, title: str, what: str) -> Spec:
                     ],
                     "mark": {"type": "point", "filled": True, "size": 7, "opacity": 1, "aria": False},
                     "encoding": {
-                        "x": _CELL["x"],
-                        "y": _CELL["y"],
+                        "x": cell["x"],
+                        "y": cell["y"],
                         "color": {"condition": {"test": f"datum.{field} > 2.6", "value": "black"}, "value": "white"},
                         "tooltip": tooltip,
                     },

@@ -6,15 +6,30 @@ import math
 import time
 from functools import lru_cache
 
+import polars as pl
 import streamlit as st
 
-from dashboard import alt, charts, connection, frames, report, style
+from dashboard import alt, charts, connection, frames, report, story, style
 from dashboard.answers import LoadSnapshot
 from dashboard.burst import CLIMBS, CROWDS, FAULTS, RATE_MAX, SECONDS_MAX, BurstError, Plan, Run, missing
 from dashboard.client import ApiError
+from dashboard.poller import Board
 from dashboard.views import admin, recommend, trouble
 
 ANY = "drawn by popularity"
+DEVICES = (
+    "On one device experts share the arithmetic, and a crowd on few of them costs little. Emulated, each expert has a "
+    "device that takes this long for each of its slots, all side by side: a step really waits for its fullest expert, "
+    "as where a model is spread over machines. It ends with the run."
+)
+STORY = """
+**One minute, with one device per expert**
+1. Press **Start**. Ten seconds are calm.
+2. The crowd comes: few experts light up in the left picture; in the right one their work is with others.
+3. **Flip to plain top-k**: work piles up, every step waits for its fullest expert, and p99 rises.
+4. **Flip back**: p99 falls. At the end stands a report of both.
+"""
+PLAIN = "topk"
 NAMES = {
     "flash_crowd": "Flash crowd on a category",
     "hot_item": "Hot item",
@@ -56,18 +71,36 @@ def _form() -> None:
     shape = st.selectbox("Shape", list(NAMES), format_func=lambda name: NAMES[name], key="burst_shape")
     if note := NOTES.get(shape):
         st.caption(note)
-    rate = st.slider("Calm or mean rate, requests/s", 1, 200, 20, key="burst_rate")
-    values = _values(shape)
-    key = admin.key("burst_key") if shape in FAULTS else ""
+    lane_us = _devices(shape)
+    if lane_us:  # they do the work of a few dozen queries a second
+        rate = st.slider("Calm or mean rate, requests/s", 1, 40, 4, key="burst_rate_devices")
+    else:
+        rate = st.slider("Calm or mean rate, requests/s", 1, 200, 50, key="burst_rate")
+    values = _values(shape) | {"lane_us": lane_us}
+    key = admin.key("burst_key")
     try:
         plan = Plan(shape=shape, rate=rate, **values)  # type: ignore[arg-type]
         st.caption(f"{plan.peak:g} requests/s at the peak (at most {RATE_MAX:g}), {plan.seconds:g} s in all.")
         start = st.button("Start", type="primary", icon=":material/play_arrow:", key="burst_start", width="stretch")
         if start:
             connection.lab().start(plan, url=connection.api_url(), tastes=connection.tastes(), key=key)
+            st.session_state.pop("burst_outcome", None)
             st.rerun()
     except BurstError as error:
         st.error(str(error))
+    except ApiError as error:
+        st.error(admin.explain(error, "Not started"))
+
+
+def _devices(shape: str) -> float:
+    """Microseconds a slot takes on the emulated device of its expert; 0 = all experts share the one there is."""
+    of_a_crowd = shape in CROWDS
+    wanted = of_a_crowd and bool(connection.configured_key())
+    if not st.toggle("One device per expert (emulated)", value=wanted, key=f"burst_devices_{of_a_crowd}"):
+        return 0.0
+    lane_us = float(st.slider("Each takes, µs per slot", 10, 200, 60, 10, key="burst_lane_us"))
+    st.caption(DEVICES)
+    return lane_us
 
 
 def _values(shape: str) -> dict[str, float | str]:
@@ -81,7 +114,7 @@ def _values(shape: str) -> dict[str, float | str]:
         values["slow_us"] = st.slider("Slower by, µs per slot", 5, 500, 50, 5, key="burst_slow_us")
     if shape in CROWDS | FAULTS:
         named = "Crowd" if shape in CROWDS else "Fault"
-        values["crowd_s"] = st.slider(f"{named} lasts, s", 5, 40, 20, key="burst_crowd_s")
+        values["crowd_s"] = st.slider(f"{named} lasts, s", 5, 40, 30, key="burst_crowd_s")
         values["around_s"] = st.slider("Calm before and after, s", 5, 30, 10, key="burst_around_s")
     else:
         values["around_s"] = st.slider("Length, s", 5, int(SECONDS_MAX), 30, key="burst_length")
@@ -106,6 +139,7 @@ def _state() -> None:
     """The run as it is now, or the report of the last one."""
     run = connection.lab().run()
     if run is None:
+        st.info(STORY.strip(), icon=":material/timer:")
         st.info(
             "Nothing ran yet. A run offers requests at their due times whatever the answers (an open model), and "
             "ends with a table of before, during and after.",
@@ -125,13 +159,43 @@ def _progress(run: Run) -> None:
         rate = f"{run.plan.rate:g} to {run.plan.peak:g}"
     told = f"**{phase}**, {rate} requests/s offered" if phase != "ending" else "**ending**: the last answers come in"
     st.progress(min(1.0, elapsed / run.plan.seconds), f"{told} · {elapsed:.0f} of {run.plan.seconds:.0f} s")
-    st.button("Stop", icon=":material/stop:", key="burst_stop", on_click=connection.lab().stop)
-    st.caption("One run at a time, whoever of the viewers started it.")
     board = connection.poller().look()
+    _steer(run, phase, board)
     newest = board.snapshots[-1].ts if board.snapshots else 0
     recent = [s for s in board.snapshots if s.ts > newest - 1_000 * (elapsed + 2)]
     if recent:
         _pictures(tuple(recent), elapsed, run.plan.seconds)
+
+
+def _steer(run: Run, phase: str, board: Board) -> None:
+    """What to look at, the flip to the other policy, and the end of it."""
+    policy = board.router.policy if board.router else run.policy
+    if run.plan.shape in CROWDS:
+        st.markdown(story.guide(phase, policy=policy, lane_us=run.plan.lane_us))
+    other, label = PLAIN, "Flip to plain top-k"
+    if policy == PLAIN:
+        before = run.policy not in ("", PLAIN)
+        other, label = (run.policy, f"Flip back to {run.policy}") if before else ("price", "Flip to price")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.button(label, icon=":material/swap_vert:", type="primary", key="burst_flip", on_click=_flip, args=(other,))
+        st.button("Stop", icon=":material/stop:", key="burst_stop", on_click=connection.lab().stop)
+        routed = f" Now **{policy}** routes." if policy else ""
+        st.caption(f"One run at a time, whoever of the viewers started it.{routed}")
+    admin.tell(*st.session_state.get("burst_outcome", ("", "")))
+
+
+def _flip(policy: str) -> None:
+    """Ask the service to route by another policy."""
+    st.session_state.pop("burst_outcome", None)
+    key = admin.typed_key("burst_key")
+    try:
+        if not key:
+            raise BurstError(admin.NO_KEY)
+        connection.client().set_router(policy=policy, key=key)
+        connection.poller().refresh()
+    except (ApiError, BurstError) as error:
+        told = admin.explain(error, "Not switched") if isinstance(error, ApiError) else str(error)
+        st.session_state["burst_outcome"] = ("error", told)
 
 
 def _report(run: Run) -> None:
@@ -142,6 +206,11 @@ def _report(run: Run) -> None:
     st.html(f'<div class="story"><h2>{stopped}{report.headline(run)}</h2></div>')
     if (broken := report.broken_bounds(run.summary)) and not run.stopped:
         st.warning("Not within the usual bounds:\n" + "\n".join(f"- {one}" for one in broken), icon=":material/rule:")
+    if run.plan.lane_us:
+        st.caption(report.EMULATED.format(run.plan.lane_us))
+    if not (policies := report.by_policy(run)).is_empty():
+        st.markdown("**During the crowd, by policy**" if run.plan.shape in CROWDS else "**In the middle, by policy**")
+        st.dataframe(policies, hide_index=True, height="content")
     st.dataframe(report.phase_table(run.summary), hide_index=True, height="content")
     st.download_button(
         "Save as one html file",
@@ -168,13 +237,10 @@ def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float, whole: float)
     x = charts.run_seconds(10 * math.ceil(whole / 10))
     queries = report.in_run(picture.queries, seconds)
     balance = report.in_run(frames.balance_over_time(picture.over_time), seconds)
+    loads = report.in_run(picture.over_time, seconds).with_columns(pl.col("end") + seconds)
     shown = (
-        (
-            "outcomes",
-            frames.outcome_areas(queries),
-            charts.outcomes(x),
-            alt.series(queries, "queries per second", answered="answered", refused="refused"),
-        ),
+        ("wanted", loads, charts.demand_heat(x), alt.heat(picture.over_time, "demand", "demand")),
+        ("worked", loads, charts.served_heat(x), alt.heat(picture.over_time, "served", "served load")),
         (
             "latency",
             frames.latency_lines(queries),
@@ -187,7 +253,15 @@ def _pictures(snapshots: tuple[LoadSnapshot, ...], seconds: float, whole: float)
             charts.balance(x),
             alt.series(balance, "times the mean", wanted="wanted", worked="worked"),
         ),
+        (
+            "outcomes",
+            frames.outcome_areas(queries),
+            charts.outcomes(x),
+            alt.series(queries, "queries per second", answered="answered", refused="refused"),
+        ),
     )
+    for row in (shown[:2], shown[2:4], shown[4:]):
+        for column, (name, frame, spec, told) in zip(st.columns(len(row)), row, strict=True):
+            with column:
+                style.chart(frame, {**spec, "height": 190}, key=f"burst_{name}", told=told)
     st.caption("The pictures show all that the engines did in that time, other traffic included.")
-    for name, frame, spec, told in shown:
-        style.chart(frame, {**spec, "height": 190}, key=f"burst_{name}", told=told)

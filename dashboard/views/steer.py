@@ -27,6 +27,8 @@ RETURN_SHOWN_S = 120.0
 def steer(router: Router | None) -> None:
     """Show policy and capacity factor as the label of a menu in which they can be switched."""
     label = "Policy" if router is None else f"{router.policy} · {router.capacity_factor:.2f}×"
+    if router is not None and router.lane_us:
+        label += " · emulated devices"
     why = "Routing policy and capacity factor. Open to switch."
     with st.popover(label, icon=":material/tune:", help=why, key="steer"), st.container(width=340):
         if router is None:
@@ -71,6 +73,10 @@ def returned(router: Router | None) -> str:
 
 def _standing(router: Router) -> None:
     """What holds now besides the policy."""
+    if router.lane_us:
+        st.caption(
+            f"Emulated: one device per expert, {router.lane_us:g} µs a slot. A step waits for its fullest expert."
+        )
     if (budget := router.quality_budget) is not None:
         st.caption(
             f"Goes back to **{budget.previous_policy}** at {budget.previous_capacity_factor:.2f}× if less than "

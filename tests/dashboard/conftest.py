@@ -64,6 +64,8 @@ class FakeService:
     previous: str | None = None
     budget: schemas.QualityBudgetAnswer | None = None
     returned: schemas.PolicyReturned | None = None
+    lane_us: float = 0.0
+    lane_log: list[tuple[float, float]] = field(default_factory=list)  # (lane_us, seconds it was asked for)
     turned_away_per_s: float = 0.0  # by the API, before any engine hears of it
     silent: tuple[str, ...] = ()  # roles that say nothing any more
     gone: tuple[str, ...] = ()  # roles that were never there, or long ago
@@ -107,13 +109,14 @@ class FakeService:
         rungs = ("calm", 0.0), ("redirect", 0.35), ("economise", 0.9), ("shed", 1.2)
         step = [name for name, above in rungs if pressure >= above][-1]
         base = (4.0 + 9.0 * pressure**2) * rng.uniform(0.92, 1.1) if queries else 0.0
+        base += worst * self.lane_us / 10  # a step waits for its fullest expert
         return LoadSnapshot(
             engine=engine, ts=ts, interval_ms=float(TICK_MS), model_version="m-20", policy=policy,
             capacity_factor=factor, step=step, pressure=pressure, queue=round(512 * max(0.0, pressure - 0.3) / 1.1),
             queue_max=512, answered=queries - refused, refused=refused, expired=refused // 12, failed=0,
             batches=max(1, queries // 9), batch_requests_mean=9.0, tokens=queries * 200, step_ms_p50=base / 2,
             step_ms_p99=base, latency_ms_p50=base, latency_ms_p95=base * 1.6 + 20 * max(0.0, pressure - 1),
-            latency_ms_p99=base * 2.1 + 160 * max(0.0, pressure - 1), layers=layers,
+            latency_ms_p99=base * 2.1 + 160 * max(0.0, pressure - 1), layers=layers, lane_us=self.lane_us,
         )  # fmt: skip
 
     def _layer(
@@ -288,6 +291,7 @@ class FakeService:
             return schemas.RouterAnswer(
                 policy=self.policy, capacity_factor=self.capacity_factor, policies=["price", "topk", "p2c", "hash"],
                 active=dict.fromkeys(self.engines, self.policy), quality_budget=self.budget, returned=self.returned,
+                lane_us=self.lane_us,
             )  # fmt: skip
 
         @app.put("/v1/router", response_model=None)
@@ -300,6 +304,9 @@ class FakeService:
             asked = body.quality_budget
             self.budget = schemas.QualityBudgetAnswer(**asked.model_dump(), **before) if asked else None
             self.policy = body.policy or self.policy
+            if body.lane_us is not None:
+                self.lane_us = body.lane_us
+                self.lane_log.append((body.lane_us, body.inject_for_s))
             self.capacity_factor = body.capacity_factor or self.capacity_factor
             return router()
 

@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,19 @@ def _headline(page: Page, text: str) -> None:
     expect(page.locator(".story h1")).to_contain_text(text, timeout=LONG_MS)
 
 
+def _p99_ms(page: Page) -> float:
+    """What the tile of latencies says, milliseconds."""
+    tile = page.get_by_test_id("stMetric").filter(has_text="Latency p50")
+    return float(tile.get_by_test_id("stMetricValue").inner_text().split("·")[1].replace(",", ""))
+
+
+def _wait_for_p99(page: Page, holds: Callable[[float], bool]) -> None:
+    deadline = time.monotonic() + LONG_MS / 1e3
+    while not holds(ms := _p99_ms(page)):
+        assert time.monotonic() < deadline, f"p99 stays {ms:g} ms"
+        page.wait_for_timeout(100)
+
+
 def _keep(page: Page, name: str) -> None:
     """A picture for people, where one is asked for."""
     if folder := os.environ.get("BOARD_SCREENSHOTS"):
@@ -147,7 +160,9 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     page.keyboard.press("Escape")
 
     served.fake.flash_crowd(5, 11, ago_s=60)
+    served.fake.lane_us = 60.0
     _headline(page, "Crowd on experts 5 and 11, work stays even")
+    expect(page.get_by_test_id("stPopover")).to_contain_text("emulated devices", timeout=LONG_MS)
     page.evaluate("document.querySelectorAll('[data-testid=stVegaLiteChart] canvas').forEach(c => c.dataset.old = 1)")
     rate = page.locator("[data-testid=stMetricValue]").first
     for _ in range(2):
@@ -158,6 +173,7 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     _all_drawn(page)
     _keep(page, "flash_crowd")
 
+    usual_ms = _p99_ms(page)
     page.get_by_test_id("stPopover").get_by_role("button").first.click()
     page.get_by_label("Admin key").fill("guess")
     page.get_by_role("button", name="Switch", exact=True).click()
@@ -172,9 +188,12 @@ def test_the_one_minute_story(browser: Browser, board: str, served: Any) -> None
     assert served.fake.policy == "topk"
     page.keyboard.press("Escape")
     _headline(page, "work piles up")
+    _wait_for_p99(page, lambda ms: ms > 1.5 * usual_ms)
     _keep(page, "topk")
     served.fake.policy = "price"
     _headline(page, "work stays even")
+    _wait_for_p99(page, lambda ms: ms < 1.5 * usual_ms)
+    served.fake.lane_us = 0.0
 
     page.get_by_role("link", name="Recommend").click()
     titles = page.locator(".item .title")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import configargparse
+import msgspec
 import pytest
 
 from dashboard import report
-from dashboard.burst import SHAPES, BurstError, Lab, Plan, missing
-from dashboard.client import Client
+from dashboard.answers import LoadSnapshot
+from dashboard.burst import SHAPES, BurstError, Lab, Plan, Run, missing
+from dashboard.client import Client, RefusedError
 from dashboard.views.burst_lab import NAMES
 from loadtest.options import SHAPE_NAMES, Options, add_arguments
 from loadtest.shapes import ENDLESS, phases_of
@@ -49,6 +52,7 @@ def finished(lab: Lab) -> Any:
         ({"rate": 200.0, "crowd_factor": 20.0}, "rate: 4000 requests/s at the peak"),
         ({"around_s": 90.0}, "length: 200 s"),
         ({"shape": "replay"}, "RECSYS_DASHBOARD_EVENTS"),
+        ({"lane_us": 2_000.0}, "emulated devices: 2000 µs per slot"),
     ],
 )
 def test_plans_are_bounded(wrong: dict[str, Any], named: str) -> None:
@@ -82,6 +86,49 @@ def test_the_board_offers_every_shape_that_ends() -> None:
 def test_a_sick_expert_needs_the_key(lab: Lab, served: Any, tastes: str) -> None:
     with pytest.raises(BurstError, match="needs the admin key"):
         lab.start(Plan(shape="dead_expert"), url=served.url, tastes=tastes)
+
+
+def test_emulated_devices_need_the_key_and_one_that_the_service_takes(lab: Lab, served: Any, tastes: str) -> None:
+    plan = Plan(lane_us=60.0)
+    with pytest.raises(BurstError, match="needs the admin key"):
+        lab.start(plan, url=served.url, tastes=tastes)
+    with pytest.raises(RefusedError) as refused:
+        lab.start(plan, url=served.url, tastes=tastes, key="guess")
+    assert refused.value.wrong_key
+    assert lab.run() is None
+
+
+def test_emulated_devices_last_as_long_as_the_run(lab: Lab, served: Any, tastes: str) -> None:
+    lab.start(replace(QUICK, lane_us=60.0), url=served.url, tastes=tastes, key="a-key-for-tests")
+    assert served.fake.lane_us == 60.0
+    run = finished(lab)
+    assert {s.lane_us for s in run.snapshots[-8:-2]} == {60.0}
+    (asked, for_s), (after, _) = served.fake.lane_log
+    assert (asked, after) == (60.0, 0.0)
+    assert for_s > QUICK.seconds, "the service takes them back by itself, should the board die"
+    assert "emulated: one device per expert, 60 µs a slot" in report.html(run)
+
+
+def test_two_policies_of_one_crowd_are_held_side_by_side(made_up_service: Any) -> None:
+    fake = made_up_service(lane_us=60.0)
+    fake.flash_crowd(5, ago_s=120)
+    newest = fake.snapshots(120)[-1].ts
+    told: list[LoadSnapshot] = []
+    for policy, since_s in (("price", 40), ("topk", 28), ("price", 20)):
+        fake.policy = policy
+        told = [s for s in told if s.ts < newest - 1_000 * since_s]
+        told += [
+            msgspec.convert(asdict(fake._snapshot("e", ts)), LoadSnapshot)
+            for ts in range(newest - 1_000 * since_s, newest, 250)
+        ]
+    run = Run(plan=Plan(around_s=10, crowd_s=20), elapsed_s=40.0, snapshots=tuple(told))
+    table = report.by_policy(run)
+    assert table.columns == ["", "price", "topk"]
+    figures = {row[0]: [float(cell.replace(",", "")) for cell in row[1:]] for row in table.iter_rows()}
+    for worse in ("p99 in the engine, ms", "busiest ÷ mean, × worked"):
+        assert figures[worse][0] < figures[worse][1], worse
+    assert report.by_policy(replace(run, snapshots=tuple(s for s in told if s.policy == "price"))).is_empty()
+    assert report.by_policy(replace(run, plan=Plan(shape="steady"))).is_empty()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:

@@ -356,6 +356,39 @@ def test_a_burst_from_start_to_report(served: Any, monkeypatch: pytest.MonkeyPat
         page.run()
 
 
+def test_the_minute_with_a_device_per_expert_and_the_flip(
+    served: Any, monkeypatch: pytest.MonkeyPatch, tiny_world: Path
+) -> None:
+    monkeypatch.setenv("RECSYS_DASHBOARD_TASTES", str(tiny_world / "tastes.json"))
+    page = run(_burst)
+    assert not page.toggle(key="burst_devices_True").value, "needs the key, and there is none yet"
+    monkeypatch.setenv("RECSYS_DASHBOARD_KEY", "guess")
+    page = run(_burst)
+    assert "One minute, with one device per expert" in shown(page)
+    assert page.toggle(key="burst_devices_True").value
+    assert "a step really waits for its fullest expert" in shown(page)
+    page.button(key="burst_start").click().run()
+    assert "does not accept this key" in shown(page)
+    monkeypatch.setenv("RECSYS_DASHBOARD_KEY", "a-key-for-tests")
+    page.button(key="burst_start").click().run()
+    assert served.fake.lane_us == 60.0
+    for policy, label in (("topk", "Flip back to price"), ("price", "Flip to plain top-k")):
+        page.button(key="burst_flip").click().run()
+        assert served.fake.policy == policy
+        deadline = time.monotonic() + 20
+        while page.button(key="burst_flip").label != label:
+            assert time.monotonic() < deadline, shown(page)
+            page.run()
+    served.stop()
+    page.button(key="burst_flip").click().run()
+    assert "Not switched: No answer from" in shown(page)
+    page.button(key="burst_stop").click().run()
+    deadline = time.monotonic() + 20
+    while connection.lab().run().going_on:  # type: ignore[union-attr]
+        assert time.monotonic() < deadline, "the run did not end"
+        time.sleep(0.05)
+
+
 def test_system(served: Any) -> None:
     page = run_until(_system, "all its parts are heard")
     assert len(page.dataframe) == 7

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from dashboard.moves import moves
-from dashboard.story import tell
+from dashboard.story import guide, tell
 
 
 def now(demand: list[float], served: list[float], moved: float = 0.0, room: float = 1.25) -> pl.DataFrame:
@@ -50,6 +50,14 @@ def test_uneven_is_no_crowd_while_everything_fits() -> None:
 def test_two_crowds() -> None:
     story = tell(now([40, 40, 1, 1, 1, 1], [14] * 6), score_kept=1.0)
     assert story.title.startswith("Crowd on experts 0 and 1")
+
+
+def test_the_guide_says_what_to_do_next_and_promises_a_break_only_with_a_device_each() -> None:
+    assert "Now flip to plain top-k" in guide("during", policy="price", lane_us=60.0)
+    assert "p99 rises" in guide("during", policy="topk", lane_us=60.0)
+    assert "costs little" in guide("during", policy="topk", lane_us=0.0)
+    assert guide("before", policy="price", lane_us=0.0).startswith("Calm")
+    assert "report" in guide("after", policy="price", lane_us=0.0)
 
 
 def test_moves_between_two_lists() -> None:
