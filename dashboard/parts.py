@@ -27,7 +27,7 @@ def troubles(system: System) -> list[str]:
     for one in system.processes:
         if not one.present:
             who = f"{ROLES.get(one.role, (one.role, ''))[0]} {one.name} (process {one.pid} on {one.host})"
-            told.append(f"{who} fell silent {one.heard_s:.0f} s ago: it died, hangs, or does not reach Redis.")
+            told.append(f"The {who} fell silent {one.heard_s:.0f} s ago: it died, hangs, or does not reach Redis.")
     return told + [
         f"Group {group.name} of the stream is {duration(group.behind_s)} behind."
         for group in system.stream.groups
@@ -43,7 +43,7 @@ def processes(system: System, *, now_ms: int) -> pl.DataFrame:
             "name": one.name,
             "heard": "now" if one.present else f"silent for {one.heard_s:.0f} s",
             "memory, MB": round(one.memory_mb, 1),
-            "up for": duration((now_ms - one.since) / 1_000),
+            "up for": duration(((now_ms if one.present else one.ts) - one.since) / 1_000),
             "model": one.model or "–",
             "code": one.version or "–",
             "process": f"{one.pid} on {one.host}",

@@ -47,7 +47,7 @@ def _state() -> None:
         if not error:
             st.info("Asking which processes there are …", icon=":material/hourglass_empty:")
     else:
-        _parts(board, board.system, past=bool(error) or board.error is not None)
+        _parts(board, board.system, past=bool(error) or board.error is not None or facts.get("redis") is False)
 
 
 def _headline(board: Board, ready: bool, facts: dict[str, Any], error: str) -> None:
@@ -67,7 +67,7 @@ def _headline(board: Board, ready: bool, facts: dict[str, Any], error: str) -> N
 def _parts(board: Board, system: System, *, past: bool) -> None:
     """Processes, the stream, what the API processes did, Redis."""
     now_ms = int(time.time() * 1e3)
-    st.markdown("**Which processes are there?** (`/v1/system`)" + (" · as it was before" if past else ""))
+    st.markdown("**Which processes are there?** (`/v1/system`)" + (" · as it was before, not now" if past else ""))
     st.dataframe(parts.processes(system, now_ms=now_ms), hide_index=True, height="content")
     st.markdown("**What does the API answer and refuse?** Queries of each process, since it started and now")
     st.dataframe(parts.doors(system, board.calls), hide_index=True, height="content")

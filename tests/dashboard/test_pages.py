@@ -400,7 +400,7 @@ def test_system(served: Any) -> None:
     run_until(_system, "Not ready: no engine answers")
     served.stop()
     st.cache_data.clear()
-    run_until(_system, "Disconnected")
+    assert "as it was before, not now" in shown(run_until(_system, "Disconnected"))
 
 
 def test_dead_letters_are_shown_to_whoever_has_the_key(served: Any) -> None:

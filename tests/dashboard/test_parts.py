@@ -40,7 +40,7 @@ def test_what_somebody_should_look_at(told: Any) -> None:
     no_engine, no_worker, silent, behind = parts.troubles(system)
     assert no_engine == "No engine is heard: recommendations are popular items."
     assert no_worker.startswith("No worker is heard: events wait")
-    assert silent.startswith("worker worker-3 (process 103 on made-up) fell silent 12 s ago")
+    assert silent.startswith("The worker worker-3 (process 103 on made-up) fell silent 12 s ago")
     assert behind == "Group features of the stream is 1 min 15 s behind."
     table = parts.processes(system, now_ms=int(time.time() * 1e3))
     assert table["heard"].to_list() == ["now", "silent for 12 s"], "the silent last"
