@@ -1,4 +1,4 @@
-"""`recsys bench film` and `recsys bench board`: the board in a real run."""
+"""`recsys bench film`, `story` and `board`: the board in a real run."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ def film(
     out: Annotated[Path, typer.Argument(help="GIF file to write")] = Path("docs/images/board_burst.gif"),
     folder: Folder = Path("var/demo"),
     rate: Annotated[
-        float, typer.Option(min=1, max=100, help="Calm requests per second; the crowd is ten times")
-    ] = 26.0,
+        float | None,
+        typer.Option(min=1, max=100, help="Calm requests per second; the crowd is ten times. Default by saturation"),
+    ] = None,
+    lane_us: Annotated[
+        float, typer.Option(min=0, max=1_000, help="Emulates one device per expert: µs each takes a slot; 0 = off")
+    ] = 60.0,
     category: Annotated[str, typer.Option(help="What the crowd wants; default drawn by popularity")] = "",
 ) -> None:
     """The board in the same crowd under plain top-k and under price, as an animation of a real run."""
@@ -31,7 +35,24 @@ def film(
 
     console = Console(stderr=True)
     tastes = folder.resolve() / "world" / "tastes.json"
-    run(lambda: _filled(folder, console), tastes, out, FilmOptions(rate=rate, category=category), console)
+    run(
+        lambda: _filled(folder, console),
+        tastes,
+        out,
+        FilmOptions(rate=rate, category=category, lane_us=lane_us),
+        console,
+    )
+
+
+def story(
+    out: Annotated[Path, typer.Argument(help="Folder for the pictures")] = Path("docs/images"),
+    folder: Folder = Path("var/demo"),
+) -> None:
+    """The board's one-minute story, played by a browser on a service of its own: a picture of each step."""
+    from recsys.bench.story_pictures import story_pictures
+
+    console = Console(stderr=True)
+    story_pictures(lambda: _filled(folder, console), folder.resolve() / "world" / "tastes.json", out, console)
 
 
 def board(

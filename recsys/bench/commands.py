@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from recsys.bench.board_commands import board, film
+from recsys.bench.board_commands import board, film, story
 from recsys.bench.burst_commands import burst, burst_table, calm
 from recsys.bench.fault_commands import health, soak
 from recsys.bench.learning_commands import new_expert, online
@@ -28,6 +28,7 @@ bench = typer.Typer(no_args_is_help=True, help=__doc__)
 
 bench.command()(board)
 bench.command()(film)
+bench.command()(story)
 bench.command()(burst)
 bench.command()(burst_table)
 bench.command()(calm)

@@ -1,17 +1,20 @@
 """The board in the same crowd under two policies, filmed: a real run, one screenshot a second, one above the other.
 
 Needs Chromium, Playwright and Pillow (`pip install --group dev`). Each policy gets a service of its own, so that its
-board remembers nothing of the other's crowd.
+board remembers nothing of the other's crowd. Each expert has an emulated device: on one that all share, a skewed crowd
+costs plain top-k little, and the film would show work that moves for nothing.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 import shutil
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -21,6 +24,7 @@ import httpx
 from rich.console import Console
 from rich.progress import track
 
+from recsys.bench.open_loop import closed_loop, connections
 from recsys.errors import UnavailableError
 from recsys.stack.local import LocalStack
 from recsys.stack.processes import python
@@ -32,6 +36,7 @@ if TYPE_CHECKING:
 
 WINDOW = {"width": 1180, "height": 800}
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+EMULATED_FOR_S = 900.0
 CAPTION_PX = 34
 FRAME_MS, LAST_FRAME_MS = 280, 2_500
 COLOURS, PALETTE_FRAMES = 96, 6
@@ -39,6 +44,9 @@ BOARD_WITHIN_S = 60
 LATE_S = 3.0
 HEAT_MAPS = ".st-key-picture [data-testid=stVegaLiteChart]"  # the first two charts
 # However long the headline's sentences get, the charts stay where the camera is.
+EMULATED = " · emulated: one device per expert, {:g} µs a slot"
+CROWD_SHARE = 0.45  # of what `price` answers at most: it has room, and one that waits for its fullest expert has none
+CALLERS, SATURATE_S, USERS = 8, 6.0, 200
 STEADY = ".st-key-head { height: 84px; flex: none !important; overflow: hidden } .story p { height: 3.2em }"
 SWATCH_PX = 24
 HOTTEST = ["#6ece58", "#b5de2b", "#fde725"]  # the upper end of the heat maps' scale
@@ -50,7 +58,8 @@ class FilmOptions:
 
     Attributes:
         policies: from the top to the bottom, each with its caption.
-        rate: in calm; ten times as many in the crowd.
+        rate: in calm; ten times as many in the crowd, which is `CROWD_SHARE` of saturation where None is given.
+        lane_us: microseconds a slot takes on the emulated device of its expert; 0: all share one.
         category: that the crowd wants; empty = drawn by popularity.
         before_s: calm that is not filmed, so that the board has something to show.
         calm_s: calm that is.
@@ -63,7 +72,8 @@ class FilmOptions:
         ("topk", "plain top-k: work goes where it is wished for"),
         ("price", "price: work moves to less burdened experts"),
     )
-    rate: float = 26.0
+    rate: float | None = None
+    lane_us: float = 60.0
     category: str = ""
     before_s: float = 40.0
     calm_s: float = 4.0
@@ -99,32 +109,53 @@ def film(
     strips = []
     for policy, caption in options.policies:
         with service() as stack:
-            headers = {"X-Api-Key": stack.admin_key}
-            httpx.put(f"{stack.base}/v1/router", json={"policy": policy}, headers=headers).raise_for_status()
+            _switch(stack, policy="price", lane_us=options.lane_us, inject_for_s=EMULATED_FOR_S)
+            if options.rate is None:
+                options = replace(options, rate=CROWD_SHARE / 10 * asyncio.run(_saturation(stack.base)))
+                console.print(f"Calm at {options.rate:.1f} requests/s, the crowd is ten times as many")
+            _switch(stack, policy=policy)
             board = start_board(stack)
             load = partial(stack.processes.start, "load", _load_command(stack.base, tastes, options))
             shots = _shots(board, load, options, f"Filming {policy}", console)
+            if options.lane_us:
+                caption += EMULATED.format(options.lane_us)
             strips.append([_captioned(shot, caption, options.width) for shot in shots])
     frames = [_stacked(parts) for parts in zip(*strips, strict=True)]
     _save(frames, out)
     console.print(f"{out}: {len(frames)} frames, {out.stat().st_size / 1e6:.1f} MB")
 
 
+def _switch(stack: LocalStack, **wanted: object) -> None:
+    headers = {"X-Api-Key": stack.admin_key}
+    httpx.put(f"{stack.base}/v1/router", json=wanted, headers=headers).raise_for_status()
+
+
+async def _saturation(base: str) -> float:
+    """Answers per second at most, as the service is now."""
+    bodies = [json.dumps({"user_id": f"u{n}", "k": 10}).encode() for n in range(USERS)]
+    async with connections(base, CALLERS) as pool:
+        await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S / 2)  # engines learn what steps take
+        return await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S)
+
+
 def _load_command(base: str, tastes: Path, options: FilmOptions) -> list[str]:
+    assert options.rate is not None, "measured by now"
     numbers = {"rate": options.rate, "duration": options.duration_s, "crowd-seconds": options.crowd_s}
     told = [f"--{name}={value:g}" for name, value in numbers.items()]
     told += [f"--category={options.category}"] if options.category else []
     return python("-m", "loadtest", "--shape=flash_crowd", f"--host={base}", f"--tastes={tastes}", *told)
 
 
-def start_board(stack: LocalStack) -> str:
-    """Start the board of a service as one more of its processes; its URL.
+def start_board(stack: LocalStack, **environment: str) -> str:
+    """Start the board of a service as one more of its processes, told what is in `environment` too; its URL.
 
     Raises:
         UnavailableError: it does not come up within a minute.
     """
     port = free_port(8501)
-    stack.processes.start("board", python("-m", "dashboard", "--port", str(port)), env={"RECSYS_API_URL": stack.base})
+    stack.processes.start(
+        "board", python("-m", "dashboard", "--port", str(port)), env={"RECSYS_API_URL": stack.base} | environment
+    )
     url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + BOARD_WITHIN_S
     while True:
         try:
@@ -203,15 +234,21 @@ def _stacked(parts: Sequence[Image]) -> Image:
     return whole
 
 
-def _save(frames: Sequence[Image], out: Path) -> None:
-    """One palette for all frames, made from a few of them: what does not change then costs nothing."""
+def palette_of(pictures: Sequence[Image]) -> Image:
+    """Few colours for all, and among them those that are small everywhere but carry a meaning."""
     from PIL import Image
 
     from dashboard.charts import STEP_COLOURS
 
-    # Small in every frame, but they carry a meaning.
-    swatches = [Image.new("RGB", (frames[0].width, SWATCH_PX), colour) for colour in (*STEP_COLOURS, *HOTTEST)]
-    palette = _stacked([*frames[:: max(1, len(frames) // PALETTE_FRAMES)], *swatches]).quantize(COLOURS)
+    swatches = [Image.new("RGB", (pictures[0].width, SWATCH_PX), colour) for colour in (*STEP_COLOURS, *HOTTEST)]
+    return _stacked([*pictures, *swatches]).quantize(COLOURS)
+
+
+def _save(frames: Sequence[Image], out: Path) -> None:
+    """One palette for all frames: what does not change then costs nothing."""
+    from PIL import Image
+
+    palette = palette_of(frames[:: max(1, len(frames) // PALETTE_FRAMES)])
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out.parent.mkdir(parents=True, exist_ok=True)
     durations = [FRAME_MS] * (len(flat) - 1) + [LAST_FRAME_MS]

@@ -50,7 +50,7 @@ def test_a_small_mark_keeps_the_colour_that_tells_its_meaning(tmp_path: Path) ->
 
 
 def test_the_load_has_its_crowd_where_it_is_filmed() -> None:
-    options = FilmOptions(before_s=10, calm_s=4, crowd_s=20, after_s=8, category="Spy")
+    options = FilmOptions(before_s=10, calm_s=4, crowd_s=20, after_s=8, rate=3.5, category="Spy")
     told = film._load_command("http://127.0.0.1:1", Path("tastes.json"), options)
     assert "--duration=48" in told, "calm before and after the crowd are equally long"
-    assert {"--crowd-seconds=20", "--category=Spy"} <= set(told)
+    assert {"--rate=3.5", "--crowd-seconds=20", "--category=Spy"} <= set(told)
