@@ -53,10 +53,14 @@ def outcomes(x: Spec = SECONDS, *, with_api: bool = False) -> Spec:
         "shed_api": "shed by the API",
         "late_or_failed": "late or failed",
     }
+    colours = dict(zip(names, [*STEP_COLOURS, SHED_API, "#B07AA1"], strict=True))
+    if not with_api:
+        del colours["shed_api"]
     return titled(
         "What becomes of the queries?",
         f"queries/s, {told}",
         {
+            "transform": [{"filter": {"field": "outcome", "oneOf": list(colours)}}],
             "mark": {"type": "area", "interpolate": "step-after", "line": False, "clip": True},
             "encoding": {
                 "x": {"field": "start", **x},
@@ -64,7 +68,7 @@ def outcomes(x: Spec = SECONDS, *, with_api: bool = False) -> Spec:
                 "color": {
                     "field": "outcome",
                     "type": "nominal",
-                    "scale": {"domain": list(names), "range": [*STEP_COLOURS, SHED_API, "#B07AA1"]},
+                    "scale": {"domain": list(colours), "range": list(colours.values())},
                     "legend": {**LEGEND, "columns": 3, "labelExpr": f"{json.dumps(names)}[datum.label]"},
                 },
                 "order": {"field": "place", "type": "quantitative"},

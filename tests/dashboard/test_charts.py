@@ -59,6 +59,14 @@ def test_chart(name: str, burst: frames.Picture) -> None:
     assert CHARTS[name](burst)[0] == spec, "the same spec every second, or the chart is built anew"
 
 
+def test_what_the_api_refused_is_shown_only_where_it_is_known() -> None:
+    alone, both = charts.outcomes(), charts.outcomes(with_api=True)
+    assert "in a crowd the API refuses more" in alone["title"]["subtitle"]
+    assert "refusals included" in both["title"]["subtitle"]
+    of_api = [json.dumps(spec["encoding"]["color"]["scale"]).count("shed_api") for spec in (alone, both)]
+    assert of_api == [0, 1]
+
+
 def test_a_burst_shows(burst: frames.Picture) -> None:
     assert burst.now["demand_x"].max() > 3  # type: ignore[operator]
     assert burst.now["served_x"].max() < 1.3  # type: ignore[operator]

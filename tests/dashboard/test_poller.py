@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dashboard import poller as poller_module
+from dashboard.calls import CallCounts
 from dashboard.client import Client
 from dashboard.poller import Board, Poller
+from dashboard.system_answers import QueryCounts
 
 
 def until(poller: Poller, condition: Callable[[Board], object], what: str) -> Board:
@@ -35,6 +37,23 @@ def test_first_all_then_only_what_is_new(poller: Poller, served: Any) -> None:
     assert [s.ts for s in later.snapshots] == sorted({s.ts for s in later.snapshots}), "none twice, none out of order"
     assert later.router is not None
     assert later.stale_s() < 3
+
+
+def test_counters_of_the_api_are_kept_and_bounded(poller: Poller, served: Any) -> None:
+    served.fake.turned_away_per_s = 1_000.0
+    board = until(poller, lambda b: len(b.calls) >= 3, "counters")
+    assert board.system is not None
+    assert [c.ts for c in board.calls] == sorted({c.ts for c in board.calls})
+    assert board.calls[-1].counts.turned_away > board.calls[0].counts.turned_away
+    for n in range(poller_module.API_PROCESSES_MAX + 10):  # a process that starts again and again
+        served.fake.began_s += 1
+        poller._keep_calls(poller.client.system())
+        assert len(poller._calls) <= poller_module.API_PROCESSES_MAX, n
+    served.fake.gone = ("api",)
+    poller._calls["old"] = poller._calls.popitem()[1]
+    poller._calls["old"].append(CallCounts("old", 10**14, QueryCounts(0, 0, 0, 0, 0)))
+    poller._keep_calls(poller.client.system())
+    assert list(poller._calls) == ["old"], "what is older than two minutes is forgotten"
 
 
 def test_many_viewers_cost_one_poll(poller: Poller, served: Any) -> None:
