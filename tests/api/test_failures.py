@@ -21,7 +21,8 @@ DEADLINE_S = 2.0
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory, start_service: Any) -> Iterator[Any]:
     """A service of this module's own, to break."""
-    with start_service(tmp_path_factory.mktemp("fragile")) as running:
+    patient = {"RECSYS_ENGINE__WAIT_MAX_MS": "5000"}  # 64 callers at once: a refusal would hide who went unanswered
+    with start_service(tmp_path_factory.mktemp("fragile"), **patient) as running:
         yield running
 
 

@@ -152,7 +152,8 @@ def test_a_question_out_of_time_is_not_asked_again(tmp_path: Any) -> None:
 def test_killing_one_of_two_engines_under_load_costs_no_answer(
     tmp_path_factory: Any, start_service: Any, eventually: Any
 ) -> None:
-    with start_service(tmp_path_factory.mktemp("two"), 2) as two:
+    patient = {"RECSYS_ENGINE__WAIT_MAX_MS": "5000"}  # a crowd for the one that is left: a refusal is no answer lost
+    with start_service(tmp_path_factory.mktemp("two"), 2, **patient) as two:
 
         def engines_ready(count: int) -> bool:
             return f"recsys_api_engines_ready {count:.1f}" in httpx.get(f"{two.base}/metrics").text
