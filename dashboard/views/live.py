@@ -102,7 +102,8 @@ def _headline(board: Board, picture: frames.Picture | None) -> bool:
     shed = _shed_share(last)
     title = "Overload, and work is even" if told.mood == "calm" and shed >= WORTH_SAYING else told.title
     refused = f" {shed:.0%} of the queries are shed." if shed >= WORTH_SAYING else ""
-    style.story(title, told.text + refused, step=last["step"])
+    # The API may shed while the engines it spares are well.
+    style.story(title, told.text + refused, step="shed" if refused else last["step"])
     return True
 
 

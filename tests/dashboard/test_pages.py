@@ -431,6 +431,7 @@ def test_refusals_of_the_api_are_on_the_live_page(served: Any) -> None:
     assert late == "0"
     assert "Overload, and work is even" in shown(page)
     assert "of the queries are shed" in shown(page)
+    assert "ladder of degradation, now shed" in shown(page)
 
 
 def test_users_of_an_expert_and_nobody_who_asked(served: Any) -> None:
