@@ -12,15 +12,8 @@ from recsys.api.engine_client import EngineLostError
 from recsys.api.query import Query
 from recsys.api.recommend import Known, ask_engine, check_bounds, documented, titled, user_state
 from recsys.api.request_ids import new_request_id
-from recsys.api.schemas import (
-    Degraded,
-    Explanation,
-    MovedItem,
-    RoutedAnswer,
-    RouterComparison,
-    RoutingDifference,
-    Timing,
-)
+from recsys.api.router_schemas import MovedItem, RoutedAnswer, RouterComparison, RoutingDifference
+from recsys.api.schemas import Degraded, Explanation, Timing
 from recsys.errors import InputError, UnavailableError
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from recsys.api.schemas import Body, Policy
+from recsys.api.router_schemas import Policy
+from recsys.api.schemas import Body
 
 
 class TrafficComparisonBody(Body):

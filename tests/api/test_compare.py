@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from recsys.api import compare
-from recsys.api.schemas import Degraded, RecommendedItem, RoutedAnswer, Timing
+from recsys.api.router_schemas import RoutedAnswer
+from recsys.api.schemas import Degraded, RecommendedItem, Timing
 
 QUERY = {"history": ["i3", "i4", "i5"], "k": 20}
 

@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI, Header, Request
 from fastapi.responses import JSONResponse, Response
 
-from recsys.api import expert_users_schemas, schemas, system_schemas, traffic_schemas
+from recsys.api import expert_users_schemas, router_schemas, schemas, system_schemas, traffic_schemas
 from recsys.api.compare import difference
 from recsys.wire import LayerLoad, LoadSnapshot
 
@@ -62,8 +62,8 @@ class FakeService:
     versions: tuple[str, ...] = ("m-19", "m-20")
     version: str = "m-20"
     previous: str | None = None
-    budget: schemas.QualityBudgetAnswer | None = None
-    returned: schemas.PolicyReturned | None = None
+    budget: router_schemas.QualityBudgetAnswer | None = None
+    returned: router_schemas.PolicyReturned | None = None
     lane_us: float = 0.0
     lane_log: list[tuple[float, float]] = field(default_factory=list)  # (lane_us, seconds it was asked for)
     turned_away_per_s: float = 0.0  # by the API, before any engine hears of it
@@ -287,8 +287,8 @@ class FakeService:
             return system_schemas.DeadLetterList(count=self.letters, letters=[letter] * min(count, self.letters))
 
         @app.get("/v1/router")
-        def router() -> schemas.RouterAnswer:
-            return schemas.RouterAnswer(
+        def router() -> router_schemas.RouterAnswer:
+            return router_schemas.RouterAnswer(
                 policy=self.policy, capacity_factor=self.capacity_factor, policies=["price", "topk", "p2c", "hash"],
                 active=dict.fromkeys(self.engines, self.policy), quality_budget=self.budget, returned=self.returned,
                 lane_us=self.lane_us,
@@ -296,13 +296,13 @@ class FakeService:
 
         @app.put("/v1/router", response_model=None)
         def switch(
-            body: schemas.RouterBody, x_api_key: Annotated[str | None, Header()] = None
-        ) -> schemas.RouterAnswer | JSONResponse:
+            body: router_schemas.RouterBody, x_api_key: Annotated[str | None, Header()] = None
+        ) -> router_schemas.RouterAnswer | JSONResponse:
             if x_api_key != KEY:
                 return _problem(401, "X-Api-Key: missing or wrong")
             before = {"previous_policy": self.policy, "previous_capacity_factor": self.capacity_factor}
             asked = body.quality_budget
-            self.budget = schemas.QualityBudgetAnswer(**asked.model_dump(), **before) if asked else None
+            self.budget = router_schemas.QualityBudgetAnswer(**asked.model_dump(), **before) if asked else None
             self.policy = body.policy or self.policy
             if body.lane_us is not None:
                 self.lane_us = body.lane_us
@@ -316,7 +316,7 @@ class FakeService:
             return self.recommend(body)
 
         @app.post("/v1/router/compare", response_model=None)
-        def compare(body: schemas.ComparisonBody) -> schemas.RouterComparison:
+        def compare(body: router_schemas.ComparisonBody) -> router_schemas.RouterComparison:
             self.requests.append(body.model_dump())
             answers = []
             for policy in body.policies:
@@ -324,8 +324,8 @@ class FakeService:
                 if policy == "hash":
                     told["items"] = [*told["items"][2:4], *told["items"][:1], *told["items"][4:]]
                     told["degraded"]["score_kept"] = 0.61
-                answers.append(schemas.RoutedAnswer(policy=policy, **told))
-            return schemas.RouterComparison(
+                answers.append(router_schemas.RoutedAnswer(policy=policy, **told))
+            return router_schemas.RouterComparison(
                 first=answers[0], second=answers[1], difference=difference(answers[0], answers[1])
             )
 

@@ -11,15 +11,15 @@ from pydantic import BaseModel
 
 from dashboard import answers, system_answers
 from recsys import wire
-from recsys.api import expert_users_schemas, schemas, system_schemas, traffic_schemas
+from recsys.api import expert_users_schemas, router_schemas, schemas, system_schemas, traffic_schemas
 
 PAIRS = [
     (answers.LayerLoad, wire.LayerLoad),
     (answers.LoadSnapshot, wire.LoadSnapshot),
     (answers.Experts, schemas.ExpertsAnswer),
-    (answers.Router, schemas.RouterAnswer),
-    (answers.QualityBudget, schemas.QualityBudgetAnswer),
-    (answers.PolicyReturned, schemas.PolicyReturned),
+    (answers.Router, router_schemas.RouterAnswer),
+    (answers.QualityBudget, router_schemas.QualityBudgetAnswer),
+    (answers.PolicyReturned, router_schemas.PolicyReturned),
     (answers.Models, schemas.ModelsAnswer),
     (answers.ServedModel, schemas.ServedModel),
     (answers.RoutedTraffic, traffic_schemas.RoutedTraffic),
@@ -29,10 +29,10 @@ PAIRS = [
     (answers.Timing, schemas.Timing),
     (answers.Explanation, schemas.Explanation),
     (answers.Recommendations, schemas.RecommendationAnswer),
-    (answers.RoutedAnswer, schemas.RoutedAnswer),
-    (answers.MovedItem, schemas.MovedItem),
-    (answers.RoutingDifference, schemas.RoutingDifference),
-    (answers.Comparison, schemas.RouterComparison),
+    (answers.RoutedAnswer, router_schemas.RoutedAnswer),
+    (answers.MovedItem, router_schemas.MovedItem),
+    (answers.RoutingDifference, router_schemas.RoutingDifference),
+    (answers.Comparison, router_schemas.RouterComparison),
     (answers.HistoryEntry, schemas.HistoryEntry),
     (answers.User, schemas.UserAnswer),
     (answers.Popular, schemas.PopularAnswer),

@@ -15,7 +15,7 @@ from recsys.api.compare import compare
 from recsys.api.deps import Admin, Res, Resources
 from recsys.api.problems import describe
 from recsys.api.query import from_body
-from recsys.api.schemas import (
+from recsys.api.router_schemas import (
     ComparisonBody,
     PolicyReturned,
     QualityBudgetAnswer,
