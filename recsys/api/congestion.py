@@ -53,6 +53,7 @@ class Congestion:
         self._lessened_s = 0.0
         self._per_request_s = 0.0
         self._late_s: deque[float] = deque([0.0] * STANDING, maxlen=STANDING)
+        self._ticks_s: tuple[float, float] | None = None  # when the last two began
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -69,6 +70,17 @@ class Congestion:
     def wait_s(self) -> float:
         """Expected time until a request that is read now is answered."""
         return min(self._late_s) + (self._in_flight + 1) * self._per_request_s
+
+    @property
+    def unread_s(self) -> float:
+        """Longest time that a request which is read now can have waited in its socket while the loop stood still.
+
+        The last whole tick counts too, as a loop that goes on may run a tick before it reads.
+        """
+        if self._ticks_s is None:
+            return 0.0
+        before_s, last_s = self._ticks_s
+        return max(0.0, max(time.monotonic() - last_s, last_s - before_s) - TICK_S)
 
     def admits(self, budget_s: float) -> bool:
         """Whether a request with that much time has a chance."""
@@ -98,6 +110,7 @@ class Congestion:
     async def _watch(self) -> None:
         while True:
             began = time.monotonic()
+            self._ticks_s = (self._ticks_s[1] if self._ticks_s else began, began)
             await asyncio.sleep(TICK_S)
             self._late_s.append(time.monotonic() - began - TICK_S)
             if min(self._late_s) > self._late_max_s:

@@ -127,7 +127,7 @@ class HotRecommendations:
 async def _answer(query: Query, deadline: bytes | None, res: Resources) -> Answered:
     with res.congestion.request() as visit:
         try:
-            return Answered.json(await recommend(query, _deadline_s(deadline, res), res))
+            return Answered.json(await recommend(query, _budget_s(deadline, res), res))
         except Exception as error:
             if not isinstance(error, RecsysError):
                 log.exception("unexpected_error", path=PATH)
@@ -138,7 +138,7 @@ async def _answer(query: Query, deadline: bytes | None, res: Resources) -> Answe
 def _congested(deadline: bytes | None, res: Resources) -> Answered | None:
     """The refusal, if there is no chance to answer in time."""
     try:
-        budget_s = _deadline_s(deadline, res)
+        budget_s = _budget_s(deadline, res)
     except InputError:
         return None  # told only after the body was found to be right
     if res.congestion.admits(budget_s):
@@ -153,10 +153,12 @@ def _refusal(wait_ms: int, retry_after_s: int) -> Answered:
     return answered(answer_to(OverloadedError(f"expected wait {wait_ms} ms", retry_after_s=retry_after_s)))
 
 
-def _deadline_s(header: bytes | None, res: Resources) -> float:
+def _budget_s(header: bytes | None, res: Resources) -> float:
+    """What is left of the deadline: it runs from when the request came, not from when a busy loop read it."""
     config = res.settings.api
     text = None if header is None else header.decode("latin-1")
-    return limits.deadline_s(text, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
+    deadline_s = limits.deadline_s(text, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
+    return deadline_s - res.congestion.unread_s
 
 
 async def _read(receive: Receive) -> tuple[list[Message], bytes]:

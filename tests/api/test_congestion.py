@@ -30,6 +30,25 @@ def test_what_waits_is_weighed_by_what_a_request_costs() -> None:
     assert congestion.admits(0)  # nothing is in flight: it is tried
 
 
+def test_what_is_read_after_a_pause_may_have_waited_as_long() -> None:
+    async def run() -> None:
+        congestion = Congestion(free=1, deadline_s=0.5)
+        assert congestion.unread_s == 0
+        congestion.start()
+        for _ in range(3):
+            await asyncio.sleep(TICK_S)
+        time.sleep(0.2)  # noqa: ASYNC251 - what must not happen to a loop
+        assert congestion.unread_s >= 0.2 - 2 * TICK_S
+        await asyncio.sleep(0)  # a tick, and then what came meanwhile
+        assert congestion.unread_s >= 0.2 - 2 * TICK_S
+        for _ in range(4):
+            await asyncio.sleep(TICK_S)
+        assert congestion.unread_s < 0.2 - 2 * TICK_S  # forgotten
+        await congestion.close()
+
+    asyncio.run(run())
+
+
 def test_refusals_of_an_engine_bound_what_is_in_flight_and_answers_widen_it() -> None:
     congestion = Congestion(free=2, deadline_s=0.5)
     with contextlib.ExitStack() as stack:
