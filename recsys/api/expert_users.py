@@ -72,7 +72,7 @@ def recent_users(queries: Sequence[Query]) -> list[Query]:
 
 
 async def _served(query: Query, until_s: float, res: Resources) -> Served | None:
-    """None where there is no time left, no state or no answer."""
+    """None where there is no time left, no state or no answer with items."""
     left_s = until_s - time.perf_counter()
     k = min(max(query.k, ITEMS_MIN), res.settings.api.k_max)
     known = await user_state(query, res, max(0.001, left_s))
@@ -83,8 +83,10 @@ async def _served(query: Query, until_s: float, res: Resources) -> Served | None
         reply = await ask_engine(question, known, uuid.uuid4().hex, until_s - time.perf_counter(), res)
     except (OverloadedError, InputError, EngineLostError):
         return None
+    if not (layers := shares(reply.experts)):  # filters that no item met
+        return None
     items = await res.items.get(known.history[-HISTORY_READ:])
-    return Served(kind_of(item.categories for item in items.values()), shares(reply.experts))
+    return Served(kind_of(item.categories for item in items.values()), layers)
 
 
 def kind_of(categories: Iterable[Sequence[str]]) -> str:
