@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +85,22 @@ def test_a_hanging_engine_costs_the_deadline_and_no_more(fragile: Any) -> None:
     check(answers, 200)
     assert any(fallback and ("in time" in fallback or "hangs" in fallback) for _, fallback in answers)
     fragile.wait_ready()
+
+
+def test_what_waited_for_a_process_that_stood_still_is_told_at_once_that_it_is_late(fragile: Any) -> None:
+    fragile.wait_ready()
+    pid = fragile.pid("api")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        with socket.create_connection(("127.0.0.1", fragile.port), timeout=20) as caller:
+            body = b'{"history": ["i1"], "k": 5}'
+            head = b"POST /v1/recommendations HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+            caller.sendall(head + b"X-Deadline-Ms: 300\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            time.sleep(0.6)  # longer than the deadline
+            os.kill(pid, signal.SIGCONT)
+            assert caller.recv(64).startswith(b"HTTP/1.1 503")
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def test_without_redis_answers_go_on_and_it_comes_back_by_itself(fragile: Any) -> None:
