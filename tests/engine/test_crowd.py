@@ -13,12 +13,21 @@ from recsys.engine.pace import Pace
 from recsys.wire import RankRequest
 
 BATCH, SIZES = 16, (1, 2, 4, 8, 16)
-STEP_S = ((2.3e-3, 0.8e-3), (2.4e-3, 0.8e-3), (2.4e-3, 0.43e-3), (2.5e-3, 0.6e-3))  # at each height: n cost a + b n
+Steps = tuple[tuple[float, float], ...]  # at each height: n requests cost a + b n seconds
+STEP_S: Steps = ((2.3e-3, 0.8e-3), (2.4e-3, 0.8e-3), (2.4e-3, 0.43e-3), (2.5e-3, 0.6e-3))
+# Slots of the fullest expert per request, both layers, in a crowd on one category of the demo's world; quiet machine.
+FULLEST = {"topk": (157, 157, 82, 82), "price": (88, 59, 32, 19)}
+LANE_S = 20e-6
 
 
-def step_s(height: int, requests: int) -> float:
-    fixed_s, each_s = STEP_S[height]
+def step_s(height: int, requests: int, steps: Steps = STEP_S) -> float:
+    fixed_s, each_s = steps[height]
     return fixed_s + each_s * requests
+
+
+def with_lanes(policy: str) -> Steps:
+    """A device per expert: the arithmetic, and then the fullest lane."""
+    return tuple((fixed, each + slots * LANE_S) for (fixed, each), slots in zip(STEP_S, FULLEST[policy], strict=True))
 
 
 FULL_RATE = BATCH / step_s(0, BATCH)  # 1,060 requests per second
@@ -35,13 +44,15 @@ class Day:
         return [answered - arrived for arrived, answered, _ in self.answered if since_s <= arrived < until_s]
 
 
-def simulate(rates: list[tuple[float, float]], *, ladder: bool = True, pauses: tuple[float, ...] = ()) -> Day:
+def simulate(
+    rates: list[tuple[float, float]], *, ladder: bool = True, pauses: tuple[float, ...] = (), steps: Steps = STEP_S
+) -> Day:
     """Poisson arrivals at each (seconds, requests per second) in turn; the device stands still for 60 ms at each of
     `pauses`."""
     pace = Pace(wait_max_s=0.05, batch_max=BATCH, ladder=ladder)
     for height in range(len(STEP_S)):
         for requests in SIZES:
-            pace.learn(height, requests, step_s(height, requests))
+            pace.learn(height, requests, step_s(height, requests, steps))
     rng, arrivals, at_s, end_s = random.Random(0), list[float](), 0.0, 0.0
     for seconds, rate in rates:
         end_s += seconds
@@ -69,7 +80,7 @@ def simulate(rates: list[tuple[float, float]], *, ladder: bool = True, pauses: t
         batch, _ = queue.take(pace.batch, now_s=now_s, step_s=pace.step_s)
         waited_s = now_s - min(ticket.arrived_s for ticket in batch)
         pace.begin(len(batch), waited_s=waited_s, behind=len(queue), bounded=True, now_s=now_s)
-        seconds = step_s(pace.height, len(batch))
+        seconds = step_s(pace.height, len(batch), steps)
         if paused and now_s >= paused[0]:
             seconds += 0.06
             paused.pop(0)
@@ -89,6 +100,15 @@ def test_in_a_crowd_nobody_waits_for_more_than_the_step_under_way_and_as_many_ar
     assert calm.count(0) == len(calm)
     assert all(2.0 <= at < 12.2 for at in day.refused)
     assert next(arrived for arrived, _, height in day.answered if arrived > 12.0 and height == 0) < 14.0
+
+
+def test_with_a_device_per_expert_balance_and_the_ladder_answer_more_than_twice_as_many_as_plain_topk() -> None:
+    crowd = [(1.0, 60.0), (10.0, 900.0)]
+    plain = simulate(crowd, ladder=False, steps=with_lanes("topk")).delays(1.0, 11.0)
+    ours = simulate(crowd, steps=with_lanes("price")).delays(1.0, 11.0)
+    calm = simulate([(1.0, 60.0), (10.0, len(ours) / 10)], steps=with_lanes("price")).delays(1.0, 11.0)
+    assert len(ours) >= 3 * len(plain)
+    assert np.percentile(ours, 99) <= 1.2 * np.percentile(calm, 99)
 
 
 def test_without_the_ladder_the_queue_does_not_stand_either() -> None:
