@@ -41,12 +41,13 @@ CAPTION_PX = 34
 FRAME_MS, LAST_FRAME_MS = 280, 2_500
 COLOURS, PALETTE_FRAMES = 96, 6
 BOARD_WITHIN_S = 60
-LATE_S = 3.0
+LATE_S = 0.5  # a shot that would come later is left out, and the one before stands for it
+LEFT_OUT_MAX = 0.35  # share of the shots
 HEAT_MAPS = ".st-key-picture [data-testid=stVegaLiteChart]"  # the first two charts
 # However long the headline's sentences get, the charts stay where the camera is.
 EMULATED = " · emulated: one device per expert, {:g} µs a slot"
 CROWD_SHARE = 0.45  # of what `price` answers at most: it has room, and one that waits for its fullest expert has none
-CALLERS, SATURATE_S, USERS = 8, 6.0, 200
+CALLERS, SATURATE_S, TURNS, USERS = 8, 2.0, 4, 200
 STEADY = ".st-key-head { height: 84px; flex: none !important; overflow: hidden } .story p { height: 3.2em }"
 SWATCH_PX = 24
 HOTTEST = ["#6ece58", "#b5de2b", "#fde725"]  # the upper end of the heat maps' scale
@@ -134,8 +135,9 @@ async def _saturation(base: str) -> float:
     """Answers per second at most, as the service is now."""
     bodies = [json.dumps({"user_id": f"u{n}", "k": 10}).encode() for n in range(USERS)]
     async with connections(base, CALLERS) as pool:
-        await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S / 2)  # engines learn what steps take
-        return await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S)
+        await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S)  # engines learn what steps take
+        # other work on the machine only ever lowers it
+        return max([await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S) for _ in range(TURNS)])
 
 
 def _load_command(base: str, tastes: Path, options: FilmOptions) -> list[str]:
@@ -173,7 +175,8 @@ def _shots(
     """One picture a second of headline, figures and heat maps, from `calm_s` before the crowd on."""
     from playwright.sync_api import sync_playwright
 
-    shots = []
+    shots: list[bytes] = []
+    left_out = 0
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
         page = browser.new_page(viewport=WINDOW)  # type: ignore[arg-type]
@@ -187,10 +190,12 @@ def _shots(
         seconds = int(options.calm_s + options.crowd_s + options.after_s)
         for second in track(range(seconds), told, console=console, transient=True):
             page.wait_for_timeout(max(0.0, 1e3 * (began + options.before_s + second - time.monotonic())))
-            if time.monotonic() > began + options.before_s + second + LATE_S:
-                raise UnavailableError(f"the machine is too busy to be filmed: more than {LATE_S:g} s behind the load")
-            shots.append(page.screenshot(clip=clip))
+            late = time.monotonic() > began + options.before_s + second + LATE_S
+            left_out += late
+            shots.append(shots[-1] if late and shots else page.screenshot(clip=clip))
         browser.close()
+    if left_out > LEFT_OUT_MAX * seconds:
+        raise UnavailableError(f"the machine is too busy to be filmed: {left_out} of {seconds} shots came too late")
     return shots
 
 
