@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from dashboard import connection
 from dashboard.views import live
-from recsys.api.schemas import PolicyReturned
+from recsys.api.router_schemas import PolicyReturned
 
 
 def _live() -> None:
