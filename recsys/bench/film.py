@@ -44,10 +44,10 @@ BOARD_WITHIN_S = 60
 LATE_S = 0.5  # a shot that would come later is left out, and the one before stands for it
 LEFT_OUT_MAX = 0.35  # share of the shots
 HEAT_MAPS = ".st-key-picture [data-testid=stVegaLiteChart]"  # the first two charts
+EMULATED = " · emulated: one device per expert, {:g} ms a slot"  # the font has no µ
+CROWD_SHARE = 0.9  # of what one caller gets from `price`: more than plain top-k can do, whose steps wait for one expert
+ASK_S, TURNS, USERS = 2.0, 4, 200
 # However long the headline's sentences get, the charts stay where the camera is.
-EMULATED = " · emulated: one device per expert, {:g} µs a slot"
-CROWD_SHARE = 0.45  # of what `price` answers at most: it has room, and one that waits for its fullest expert has none
-CALLERS, SATURATE_S, TURNS, USERS = 8, 2.0, 4, 200
 STEADY = ".st-key-head { height: 84px; flex: none !important; overflow: hidden } .story p { height: 3.2em }"
 SWATCH_PX = 24
 HOTTEST = ["#6ece58", "#b5de2b", "#fde725"]  # the upper end of the heat maps' scale
@@ -59,7 +59,7 @@ class FilmOptions:
 
     Attributes:
         policies: from the top to the bottom, each with its caption.
-        rate: in calm; ten times as many in the crowd, which is `CROWD_SHARE` of saturation where None is given.
+        rate: in calm; ten times as many in the crowd, which is `CROWD_SHARE` of full effort where None is given.
         lane_us: microseconds a slot takes on the emulated device of its expert; 0: all share one.
         category: that the crowd wants; empty = drawn by popularity.
         before_s: calm that is not filmed, so that the board has something to show.
@@ -107,19 +107,20 @@ def film(
     Raises:
         UnavailableError: there is no Chromium, or something does not come up.
     """
+    if options.rate is None:
+        with service() as stack:  # of its own: the films show the last two minutes
+            _switch(stack, policy="price", lane_us=options.lane_us, inject_for_s=EMULATED_FOR_S)
+            options = replace(options, rate=CROWD_SHARE / 10 * asyncio.run(_full_effort(stack.base)))
+        console.print(f"Calm at {options.rate:.1f} requests/s, the crowd is ten times as many")
     strips = []
     for policy, caption in options.policies:
         with service() as stack:
-            _switch(stack, policy="price", lane_us=options.lane_us, inject_for_s=EMULATED_FOR_S)
-            if options.rate is None:
-                options = replace(options, rate=CROWD_SHARE / 10 * asyncio.run(_saturation(stack.base)))
-                console.print(f"Calm at {options.rate:.1f} requests/s, the crowd is ten times as many")
-            _switch(stack, policy=policy)
+            _switch(stack, policy=policy, lane_us=options.lane_us, inject_for_s=EMULATED_FOR_S)
             board = start_board(stack)
             load = partial(stack.processes.start, "load", _load_command(stack.base, tastes, options))
             shots = _shots(board, load, options, f"Filming {policy}", console)
             if options.lane_us:
-                caption += EMULATED.format(options.lane_us)
+                caption += EMULATED.format(options.lane_us / 1e3)
             strips.append([_captioned(shot, caption, options.width) for shot in shots])
     frames = [_stacked(parts) for parts in zip(*strips, strict=True)]
     _save(frames, out)
@@ -131,13 +132,13 @@ def _switch(stack: LocalStack, **wanted: object) -> None:
     httpx.put(f"{stack.base}/v1/router", json=wanted, headers=headers).raise_for_status()
 
 
-async def _saturation(base: str) -> float:
-    """Answers per second at most, as the service is now."""
+async def _full_effort(base: str) -> float:
+    """Answers per second to one caller: several would make a queue, and the ladder would answer more by doing less."""
     bodies = [json.dumps({"user_id": f"u{n}", "k": 10}).encode() for n in range(USERS)]
-    async with connections(base, CALLERS) as pool:
-        await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S)  # engines learn what steps take
+    async with connections(base, 1) as pool:
+        await closed_loop(pool, bodies, callers=1, seconds=ASK_S)  # engines learn what steps take
         # other work on the machine only ever lowers it
-        return max([await closed_loop(pool, bodies, callers=CALLERS, seconds=SATURATE_S) for _ in range(TURNS)])
+        return max([await closed_loop(pool, bodies, callers=1, seconds=ASK_S) for _ in range(TURNS)])
 
 
 def _load_command(base: str, tastes: Path, options: FilmOptions) -> list[str]:
