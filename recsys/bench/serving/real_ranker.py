@@ -62,7 +62,8 @@ def bare_rate(folder: Path, seconds: float) -> float:
     router = Router("price", capacity_factor=1.5, layers=config.moe_layers, experts=config.experts)
     router.tokens_min = BATCH * CANDIDATES
     histories_QL = torch.tensor([real_history(question) for question in questions(BATCHES * BATCH)]) + 1
-    histories = itertools.cycle(histories_QL.view(BATCHES, BATCH, REAL_HISTORY).unbind())  # no batch is in the caches already
+    batches_NBL = histories_QL.view(BATCHES, BATCH, REAL_HISTORY)
+    histories = itertools.cycle(batches_NBL.unbind())  # no batch is in the caches already
     kinds_BL = torch.full((BATCH, REAL_HISTORY), 2)
 
     def batch() -> None:
