@@ -23,8 +23,7 @@ DEADLINE_S = 2.0
 @pytest.fixture(scope="module")
 def fragile(tmp_path_factory: pytest.TempPathFactory, start_service: Any) -> Iterator[Any]:
     """A service of this module's own, to break."""
-    patient = {"RECSYS_ENGINE__WAIT_MAX_MS": "5000"}  # 64 callers at once: a refusal would hide who went unanswered
-    with start_service(tmp_path_factory.mktemp("fragile"), **patient) as running:
+    with start_service(tmp_path_factory.mktemp("fragile")) as running:
         yield running
 
 
@@ -106,7 +105,10 @@ def test_what_waited_for_a_process_that_stood_still_is_told_at_once_that_it_is_l
 def test_without_redis_answers_go_on_and_it_comes_back_by_itself(fragile: Any) -> None:
     fragile.wait_ready()
     answers = asyncio.run(ask_many(fragile.base, 200, fragile.redis.kill, at=50))
-    assert check(answers, 200)[200] == 200, Counter(answers)
+    assert check(answers, 200)[200]
+    assert all("expected wait" in (why or "") for status, why in answers if status == 503), (
+        "the crowd alone is a reason"
+    )
     with httpx.Client(base_url=fragile.base, timeout=10) as http:
         personal = http.post("/v1/recommendations", json={"user_id": "u1", "k": 5})
         assert personal.status_code == 200
