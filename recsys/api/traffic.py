@@ -43,11 +43,7 @@ async def compare_traffic(
     if sample and not asked:
         raise UnavailableError("no user's state can be read, so there is nothing to compare")
     first, second = [await _routed(asked, policy, until_s, res) for policy in policies]
-    pairs = [
-        (a.item_ids, b.item_ids)
-        for a, b in zip(first, second, strict=True)
-        if a is not None and b is not None
-    ]
+    pairs = [(a.item_ids, b.item_ids) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
     return TrafficComparison(
         kept=len(kept),
         asked=len(asked),
