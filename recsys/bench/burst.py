@@ -80,6 +80,15 @@ def crowds_of(names: Sequence[str]) -> tuple[Crowd, ...]:
     return tuple(known[known.index(name)] for name in names)
 
 
+def calm_share_of(lane_us: float) -> float:
+    """Usual rate in calm over saturation: ten times it should be more than any arm can answer.
+
+    Saturation is asked of everybody. A crowd of one category has fewer candidates, and its time falls with them most
+    where each expert has a device.
+    """
+    return 0.6 if lane_us else 0.3
+
+
 @dataclass(frozen=True, slots=True)
 class BurstOptions:
     """The story; rates are relative to saturation.
@@ -92,7 +101,7 @@ class BurstOptions:
     calm_s: float = 5.0
     crowd_s: float = 15.0
     after_s: float = 5.0
-    calm_share: float = 0.3
+    calm_share: float = calm_share_of(0.0)
     times: float = 10.0
     in_crowd_share: float = 0.8
     deadline_ms: float = 300.0

@@ -23,7 +23,10 @@ def burst(
     calm_s: Annotated[float, typer.Option(min=1, help="Before the crowd")] = 5.0,
     crowd_s: Annotated[float, typer.Option(min=1, help="Of ten times the rate")] = 15.0,
     after_s: Annotated[float, typer.Option(min=1, help="After it")] = 5.0,
-    calm_share: Annotated[float, typer.Option(min=0.01, max=1, help="Rate in calm over saturation")] = 0.3,
+    calm_share: Annotated[
+        float | None,
+        typer.Option(min=0.01, max=1, help="Rate in calm over saturation; default: 0.3, and 0.6 with a lane time"),
+    ] = None,
     lane_us: Annotated[
         float, typer.Option(min=0, max=1_000, help="Emulate one device per expert: µs each takes for a slot; 0 = off")
     ] = 0.0,
@@ -39,7 +42,7 @@ def burst(
     """
     from dataclasses import replace
 
-    from recsys.bench.burst import BurstOptions, Questions, arms, crowds_of, run_burst
+    from recsys.bench.burst import BurstOptions, Questions, arms, calm_share_of, crowds_of, run_burst
     from recsys.bench.burst_plots import plot_burst
     from recsys.bench.burst_report import markdown_of
     from recsys.bench.burst_rows import rows_of
@@ -52,7 +55,7 @@ def burst(
         BurstOptions.quick(compared) if quick else options,
         repeats=repeats,
         crowds=crowds_of(crowds.split(",")),
-        calm_share=calm_share,
+        calm_share=calm_share_of(lane_us) if calm_share is None else calm_share,
         lane_us=lane_us,
     )
     name = "_lanes" if lane_us else ""

@@ -16,7 +16,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from recsys.bench.burst import PADDED, Arm, BurstOptions, Questions, Service, run_burst
+from recsys.bench.burst import PADDED, Arm, BurstOptions, Questions, Service, calm_share_of, run_burst
 from recsys.bench.burst_plots import plot_burst
 from recsys.bench.burst_rows import Row, rows_of
 from recsys.bench.commands import add_to_csv, burst_services
@@ -80,6 +80,18 @@ class StoryOptions:
             found.append(Arm(policy, AS_IT_RUNS if self.api else ladder or "on"))
         return tuple(found)
 
+    def burst(self) -> BurstOptions:
+        """What is run: one kind of crowd, under each of the arms."""
+        arms = self.compared()
+        burst = BurstOptions.quick(arms) if self.quick else BurstOptions(arms, calm_s=10, crowd_s=20, after_s=10)
+        return replace(
+            burst,
+            crowds=("one category",),
+            repeats=self.repeats,
+            lane_us=self.lane_us,
+            calm_share=calm_share_of(self.lane_us),
+        )
+
 
 def tell_story(options: StoryOptions, console: Console) -> list[Row]:
     """Run every arm, print the table, and write csv, markdown and picture.
@@ -88,10 +100,8 @@ def tell_story(options: StoryOptions, console: Console) -> list[Row]:
         InputError: a wrong option, or a policy that the service does not know.
         UnavailableError: the service does not come up, or does not answer.
     """
-    arms = options.compared()
-    story = BurstOptions.quick(arms) if options.quick else BurstOptions(arms, calm_s=10, crowd_s=20, after_s=10)
-    story = replace(story, crowds=("one category",), repeats=options.repeats, lane_us=options.lane_us)
-    with _services(options, arms, console) as services:
+    story = options.burst()
+    with _services(options, story.arms, console) as services:
         questions = Questions.of(options.folder / "world", story.seed)
         try:
             saturation, trials = asyncio.run(run_burst(services, questions, story, console))

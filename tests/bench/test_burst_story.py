@@ -31,6 +31,11 @@ def test_arms_that_make_no_sense_are_named(arms: tuple[str, ...], api: str, comp
         StoryOptions(arms=arms, api=api).compared()
 
 
+def test_a_crowd_of_one_category_is_more_than_experts_with_a_device_each_can_answer() -> None:
+    shared, own = StoryOptions().burst(), StoryOptions(lane_us=50.0, quick=True).burst()
+    assert (shared.rate_at(15, 100), own.rate_at(5, 100)) == (300, 600)
+
+
 def test_a_service_that_is_not_there_is_said(tmp_path: Path) -> None:
     options = StoryOptions(arms=("price",), api="http://127.0.0.1:1", out=tmp_path)
     with pytest.raises(UnavailableError, match=r"http://127\.0\.0\.1:1/v1/router"):
