@@ -28,6 +28,13 @@ ROWS = (
     ("not sent, requests", "not_sent", 0),
     ("fallback answers", "fallback", 0),
 )
+BY_POLICY = (
+    "p50 in the engine, ms (median of quarter seconds)",
+    "p99 in the engine, ms (median of quarter seconds)",
+    "busiest ÷ mean, × worked",
+    "refused by the engines, queries/s",
+    "gate score kept, %",
+)
 
 EMULATED = "emulated: one device per expert, {:g} µs a slot"
 BOUNDS = {
@@ -57,26 +64,27 @@ def phase_table(summary: dict[str, Any]) -> pl.DataFrame:
 def by_policy(run: Run) -> pl.DataFrame:
     """What the engines did in the middle of a run under each policy that routed then, in the order of appearance.
 
-    Empty unless there were two. Latency is the median over the snapshots, of which there are four a second.
+    Empty unless there were two. There are four snapshots a second of each engine: latency and balance are medians over
+    those in which something was answered, and all of them count for refusals.
     """
     if not run.plan.has_middle or run.elapsed_s is None or not run.snapshots:
         return pl.DataFrame()
     end_ms = run.snapshots[-1].ts - 1_000 * (run.elapsed_s - run.plan.around_s - run.plan.crowd_s)
-    during = [s for s in run.snapshots if end_ms - 1_000 * run.plan.crowd_s < s.ts <= end_ms and s.answered]
+    during = [s for s in run.snapshots if end_ms - 1_000 * run.plan.crowd_s < s.ts <= end_ms]
     policies = list(dict.fromkeys(s.policy for s in during))
     if len(policies) < 2:
         return pl.DataFrame()
-    labels = ["p50 in the engine, ms", "p99 in the engine, ms", "busiest ÷ mean, × worked", "refused, queries/s"]
-    columns: dict[str, list[str]] = {"": [*labels, "gate score kept, %"]}
+    columns: dict[str, list[str]] = {"": list(BY_POLICY)}
     for policy in policies:
         some = [s for s in during if s.policy == policy]
-        layers = [layer for s in some for layer in s.layers]
-        refused = sum(s.refused for s in some) / (sum(s.interval_ms for s in some) / 1_000)
+        answering = [s for s in some if s.answered]
+        layers = [layer for s in answering for layer in s.layers]
+        seconds = sum(s.interval_ms for s in some) / 1_000 / len({s.engine for s in some})
         columns[policy] = [
-            f"{median(s.latency_ms_p50 for s in some):,.1f}",
-            f"{median(s.latency_ms_p99 for s in some):,.1f}",
+            f"{median(s.latency_ms_p50 for s in answering):,.1f}" if answering else "–",
+            f"{median(s.latency_ms_p99 for s in answering):,.1f}" if answering else "–",
             f"{median(layer.max_over_mean_served for layer in layers):.2f}" if layers else "–",
-            f"{refused:,.1f}",
+            f"{sum(s.refused for s in some) / seconds:,.1f}",
             f"{100 * median(layer.score_kept for layer in layers):.1f}" if layers else "–",
         ]
     return pl.DataFrame(columns, schema=dict.fromkeys(columns, pl.String))
