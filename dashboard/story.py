@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 import polars as pl
 
 HOT = 1.75  # × mean from which an expert's demand counts as a crowd
-WORTH_SAYING = 0.005  # share of redirected slots below which nothing is said of it
+WORTH_SAYING = 0.005  # share of redirected slots, or of queries shed, below which nothing is said of it
+UNDER_LOAD = {  # titles that would contradict refusals, by mood
+    "quiet": "Overload: no query reaches an expert",
+    "calm": "Overload, and work is even",
+    "uneven": "Overload, though the experts have room",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +62,7 @@ def tell(now: pl.DataFrame, *, score_kept: float) -> Story:
         room = float((wished["capacity"] / wished["demand"]).min() or 0.0)  # type: ignore[arg-type]
         even = worked < max(HOT, 0.6 * wanted)
         if room >= 1 and not (even and redirected >= WORTH_SAYING):
-            moves = "nothing has to move" if redirected < WORTH_SAYING else "only full micro-batches move work"
+            moves = "nothing has to move" if redirected < WORTH_SAYING else "little of it has to move"
             text = f"{crowd}, and {works} {worked:.1f}×. There is room for that, so {moves}."
             told = replace(told, mood="uneven", title=f"Uneven, with room: {names} {leads}", text=text)
         elif even:
@@ -70,6 +75,15 @@ def tell(now: pl.DataFrame, *, score_kept: float) -> Story:
         moved = f" {redirected:.0%} of the work was redirected; {score_kept:.1%} of the gate score is kept."
         told = replace(told, text=told.text + moved)
     return told
+
+
+def shedding(told: Story, shed: float) -> Story:
+    """The same while that share of the queries is refused: engines may be well because the API spares them."""
+    if shed < WORTH_SAYING:
+        return told
+    refused = f"{shed:.0%} of the queries are shed."
+    text = refused if told.mood == "quiet" else f"{told.text} {refused}"
+    return replace(told, title=UNDER_LOAD.get(told.mood, told.title), text=text)
 
 
 def guide(phase: str, *, policy: str, lane_us: float) -> str:

@@ -98,7 +98,7 @@ def _heat(field: str, title: str, what: str, x: Spec) -> Spec:
     cell = {**_CELL, "x": {"field": "start", **x}}
     value = {"field": field, "type": "quantitative"}
     tooltip = [
-        ago(),
+        ago(x),
         {"field": "expert", "title": "expert"},
         {**value, "title": f"{what}, × mean", "format": ".2f"},
         {"field": "capacity", "title": "capacity, × mean", "format": ".2f"},

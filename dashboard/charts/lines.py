@@ -36,7 +36,7 @@ def latency(x: Spec = SECONDS) -> Spec:
                     "scale": {"domain": ["p50", "p95", "p99"], "range": ["#2A9D8F", WORKED, WANTED]},
                     "legend": LEGEND,
                 },
-                "tooltip": [ago(), {"field": "which", "title": "percentile"}, number("ms", "ms", ",.1f")],
+                "tooltip": [ago(x), {"field": "which", "title": "percentile"}, number("ms", "ms", ",.1f")],
             },
         },
     )
@@ -72,7 +72,7 @@ def outcomes(x: Spec = SECONDS, *, with_api: bool = False) -> Spec:
                     "legend": {**LEGEND, "columns": 3, "labelExpr": f"{json.dumps(names)}[datum.label]"},
                 },
                 "order": {"field": "place", "type": "quantitative"},
-                "tooltip": [ago(), {"field": "outcome"}, number("rate", "queries/s", ",.1f")],
+                "tooltip": [ago(x), {"field": "outcome"}, number("rate", "queries/s", ",.1f")],
             },
         },
     )
@@ -97,7 +97,7 @@ def balance(x: Spec = SECONDS) -> Spec:
                         "labelExpr": "{wanted: 'as wished', worked: 'as worked'}[datum.label] || datum.label",
                     },
                 },
-                "tooltip": [ago(), {"field": "which"}, number("times", "× mean", ".2f")],
+                "tooltip": [ago(x), {"field": "which"}, number("times", "× mean", ".2f")],
             },
         },
     )
@@ -131,7 +131,7 @@ def pressure() -> Spec:
     }
     return titled(
         "How hard pressed, and which step answers?",
-        "expected queueing delay ÷ latency budget left; 1 = the budget is used up",
+        "delay in the queue ÷ delay allowed; 1 = all of it, or queries are being refused",
         {
             "mark": {"type": "rect", "clip": True},
             "encoding": {

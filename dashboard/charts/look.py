@@ -68,8 +68,10 @@ def titled(question: str, unit: str, spec: Spec) -> Spec:
     return {"title": title, **spec, "config": config, "autosize": {"type": "fit", "contains": "padding"}}
 
 
-def ago() -> Spec:
-    return {"field": "start", "title": "seconds from now", "format": ".0f"}
+def ago(x: Spec = SECONDS) -> Spec:
+    """When, on the time axis `x`."""
+    title = "seconds from now" if x == SECONDS else "seconds since the start"
+    return {"field": "start", "title": title, "format": ".0f"}
 
 
 def number(field: str, title: str, format_: str = ",.0f") -> Spec:

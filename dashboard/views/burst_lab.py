@@ -24,7 +24,7 @@ DEVICES = (
 )
 STORY = """
 **One minute, with one device per expert**
-1. Press **Start**. Ten seconds are calm.
+1. With **One device per expert** switched on (it needs the admin key) press **Start**. Ten seconds are calm.
 2. The crowd comes: few experts light up in the left picture; in the right one their work is with others.
 3. **Flip to plain top-k**: work piles up, every step waits for its fullest expert, and p99 rises.
 4. **Flip back**: p99 falls. At the end stands a report of both.
@@ -78,6 +78,8 @@ def _form() -> None:
         rate = st.slider("Calm or mean rate, requests/s", 1, 200, 50, key="burst_rate")
     values = _values(shape) | {"lane_us": lane_us}
     key = admin.key("burst_key")
+    if not key:
+        st.caption("Needed for one device per expert, for a sick expert, and for the flip to another policy.")
     try:
         plan = Plan(shape=shape, rate=rate, **values)  # type: ignore[arg-type]
         st.caption(f"{plan.peak:g} requests/s at the peak (at most {RATE_MAX:g}), {plan.seconds:g} s in all.")

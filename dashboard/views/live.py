@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard import alt, charts, connection, frames, style
 from dashboard.poller import STALE_AFTER_S, WINDOW_S, Board
-from dashboard.story import WORTH_SAYING, tell
+from dashboard.story import WORTH_SAYING, shedding, tell
 from dashboard.views.steer import returned, steer
 
 EVERY = "1s"
@@ -98,12 +98,9 @@ def _headline(board: Board, picture: frames.Picture | None) -> bool:
         style.story("No traffic yet", f"No query in {WINDOW_S:.0f} s. Send one and watch:", step=last["step"])
         st.code(TRY.format(url=connection.api_url()).strip(), language="bash")
         return False
-    told = tell(picture.now, score_kept=last["score_kept"] / 100)
     shed = _shed_share(last)
-    title = "Overload, and work is even" if told.mood == "calm" and shed >= WORTH_SAYING else told.title
-    refused = f" {shed:.0%} of the queries are shed." if shed >= WORTH_SAYING else ""
-    # The API may shed while the engines it spares are well.
-    style.story(title, told.text + refused, step="shed" if refused else last["step"])
+    told = shedding(tell(picture.now, score_kept=last["score_kept"] / 100), shed)
+    style.story(told.title, told.text, step="shed" if shed >= WORTH_SAYING else last["step"])
     return True
 
 
@@ -133,7 +130,11 @@ def _numbers(queue_max: int, picture: frames.Picture, *, with_api: bool) -> None
             "From arrival at the engine to the answer",
         ),
         ("Queue, queries", f"{last['queue']:,} of {queue_max:,}", "Waiting for a micro-batch, and the bound"),
-        ("Pressure, ratio", f"{last['pressure']:.2f}", "Expected queueing delay ÷ latency budget left"),
+        (
+            "Pressure, ratio",
+            f"{last['pressure']:.2f}",
+            "Delay in the queue ÷ delay allowed (RECSYS_ENGINE__WAIT_MAX_MS); 1 while queries are refused",
+        ),
         (
             "Busiest ÷ mean, ×",
             f"{_over_mean(demand):.1f} → {_over_mean(served):.2f}",

@@ -59,6 +59,14 @@ def test_chart(name: str, burst: frames.Picture) -> None:
     assert CHARTS[name](burst)[0] == spec, "the same spec every second, or the chart is built anew"
 
 
+def test_a_tooltip_tells_its_own_time_axis() -> None:
+    assert "seconds from now" in str(charts.latency())
+    for chart in (charts.latency, charts.outcomes, charts.balance, charts.demand_heat, charts.served_heat):
+        told = str(chart(charts.run_seconds(50)))
+        assert "seconds since the start" in told
+        assert "seconds from now" not in told
+
+
 def test_what_the_api_refused_is_shown_only_where_it_is_known() -> None:
     alone, both = charts.outcomes(), charts.outcomes(with_api=True)
     assert "in a crowd the API refuses more" in alone["title"]["subtitle"]

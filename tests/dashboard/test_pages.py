@@ -362,10 +362,12 @@ def test_the_minute_with_a_device_per_expert_and_the_flip(
     monkeypatch.setenv("RECSYS_DASHBOARD_TASTES", str(tiny_world / "tastes.json"))
     page = run(_burst)
     assert not page.toggle(key="burst_devices_True").value, "needs the key, and there is none yet"
+    assert "Needed for one device per expert" in shown(page), "said before the click"
     monkeypatch.setenv("RECSYS_DASHBOARD_KEY", "guess")
     page = run(_burst)
     assert "One minute, with one device per expert" in shown(page)
     assert page.toggle(key="burst_devices_True").value
+    assert "Needed for" not in shown(page)
     assert "a step really waits for its fullest expert" in shown(page)
     page.button(key="burst_start").click().run()
     assert "does not accept this key" in shown(page)
@@ -432,6 +434,12 @@ def test_refusals_of_the_api_are_on_the_live_page(served: Any) -> None:
     assert "Overload, and work is even" in shown(page)
     assert "of the queries are shed" in shown(page)
     assert "ladder of degradation, now shed" in shown(page)
+    served.fake.traffic = False
+    while "Overload: no query reaches an expert" not in shown(page):
+        assert time.monotonic() < deadline + 20, shown(page)
+        time.sleep(0.1)
+        page.run()
+    assert "nobody asks" not in shown(page)
 
 
 def test_users_of_an_expert_and_nobody_who_asked(served: Any) -> None:

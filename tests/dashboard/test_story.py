@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from dashboard.moves import moves
-from dashboard.story import guide, tell
+from dashboard.story import guide, shedding, tell
 
 
 def now(demand: list[float], served: list[float], moved: float = 0.0, room: float = 1.25) -> pl.DataFrame:
@@ -44,7 +44,25 @@ def test_uneven_is_no_crowd_while_everything_fits() -> None:
     assert (story.mood, story.title) == ("uneven", "Uneven, with room: expert 0 leads")
     assert "nothing has to move" in story.text
     some = tell(now([70, 10, 10, 10], [69, 11, 10, 10], moved=1, room=8.0), score_kept=1.0)
-    assert (some.mood, "only full micro-batches move work" in some.text) == ("uneven", True)
+    assert (some.mood, "little of it has to move" in some.text) == ("uneven", True)
+
+
+@pytest.mark.parametrize(
+    ("demand", "served", "room", "title"),
+    [
+        ([0.0, 0.0], [0.0, 0.0], 1.25, "Overload: no query reaches an expert"),
+        ([1.0, 1.1, 0.9, 1.0], [1.0, 1.1, 0.9, 1.0], 1.25, "Overload, and work is even"),
+        ([70.0, 10.0, 10.0, 10.0], [70.0, 10.0, 10.0, 10.0], 8.0, "Overload, though the experts have room"),
+        ([70.0, 10.0, 10.0, 10.0], [28.0, 24.0, 24.0, 24.0], 1.25, "Crowd on expert 0, work stays even"),
+    ],
+)
+def test_no_title_contradicts_refusals(demand: list[float], served: list[float], room: float, title: str) -> None:
+    told = tell(now(demand, served, room=room), score_kept=1.0)
+    story = shedding(told, 0.75)
+    assert story.title == title
+    before = "" if told.mood == "quiet" else f"{told.text} "
+    assert story.text == f"{before}75% of the queries are shed."
+    assert shedding(told, 0.001) is told
 
 
 def test_two_crowds() -> None:
