@@ -111,7 +111,9 @@ def together(tmp_path_factory: pytest.TempPathFactory, start_service: Any) -> It
 
 
 def ask(service: Any, **body: Any) -> Any:
-    answer = httpx.post(f"{service.base}/v1/recommendations", json={"k": 10, **body})
+    answer = httpx.post(
+        f"{service.base}/v1/recommendations", json={"k": 10, **body}, headers={"X-Deadline-Ms": "5000"}, timeout=20
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()
 
