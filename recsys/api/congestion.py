@@ -1,10 +1,9 @@
 """Whether a request can still be answered in time, told before its body is read.
 
-What waits in sockets for a busy event loop is a queue that nobody counts: deadlines start only when a request is read.
-So three things are measured here: how late the loop is, (by Little's law) what one more request in flight costs, and
-how many may be in flight before an engine refuses one or the loop falls behind: a little more after each answer, a
-little less after a refusal (additive increase, multiplicative decrease: Chiu & Jain 1989). What is refused here costs
-no hop.
+What waits in sockets for a busy event loop is a queue that nobody counts, though deadlines run in it. So three things
+are measured here: how late the loop is, (by Little's law) what one more request in flight costs, and how many may be in
+flight before an engine refuses one or the loop falls behind: a little more after each answer, a little less after a
+refusal (additive increase, multiplicative decrease: Chiu & Jain 1989). What is refused here costs no hop.
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ from functools import lru_cache
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from recsys.api import limits
+from recsys.api.deadline import budget_s
 from recsys.api.deps import Resources
 from recsys.api.heads import TARGET, Head, json_length
 from recsys.api.problems import Answered, answer_to, answered
 from recsys.api.query import Query, decode_query
 from recsys.api.rate_limit import CallerRates
-from recsys.api.recommend import recommend
+from recsys.api.recommend import ANSWER_MARGIN_S, recommend
 from recsys.api.stepping import Stepping
 from recsys.errors import InputError, OverloadedError, RecsysError
 
@@ -126,22 +126,25 @@ class HotRecommendations:
 
 async def _answer(query: Query, deadline: bytes | None, res: Resources) -> Answered:
     with res.congestion.request() as visit:
+        left_s = 0.0
         try:
-            return Answered.json(await recommend(query, _budget_s(deadline, res), res))
+            left_s = budget_s(deadline, res)
+            return Answered.json(await recommend(query, left_s, res))
         except Exception as error:
             if not isinstance(error, RecsysError):
                 log.exception("unexpected_error", path=PATH)
-            visit.refused = isinstance(error, OverloadedError)
+            # who came with no time for an engine says nothing about engines
+            visit.refused = isinstance(error, OverloadedError) and left_s > ANSWER_MARGIN_S
             return answered(answer_to(error))
 
 
 def _congested(deadline: bytes | None, res: Resources) -> Answered | None:
     """The refusal, if there is no chance to answer in time."""
     try:
-        budget_s = _budget_s(deadline, res)
+        left_s = budget_s(deadline, res)
     except InputError:
         return None  # told only after the body was found to be right
-    if res.congestion.admits(budget_s):
+    if left_s > 0 and res.congestion.admits(left_s):
         return None
     wait_s = res.congestion.wait_s
     return _refusal(round(wait_s * 1e3), max(1, math.ceil(wait_s)))
@@ -151,14 +154,6 @@ def _congested(deadline: bytes | None, res: Resources) -> Answered | None:
 def _refusal(wait_ms: int, retry_after_s: int) -> Answered:
     """Thousands a second in a crowd."""
     return answered(answer_to(OverloadedError(f"expected wait {wait_ms} ms", retry_after_s=retry_after_s)))
-
-
-def _budget_s(header: bytes | None, res: Resources) -> float:
-    """What is left of the deadline: it runs from when the request came, not from when a busy loop read it."""
-    config = res.settings.api
-    text = None if header is None else header.decode("latin-1")
-    deadline_s = limits.deadline_s(text, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
-    return deadline_s - res.congestion.unread_s
 
 
 async def _read(receive: Receive) -> tuple[list[Message], bytes]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from recsys.api.problems import problem
-from recsys.errors import InputError
 
 
 class BodyLimit:
@@ -45,22 +44,3 @@ class BodyLimit:
                 await refusal(scope, receive, send)
 
         await self._app(scope, counted, replaced)
-
-
-def deadline_s(given: str | None, *, default_ms: int, most_ms: int) -> float:
-    """Seconds the caller gives this request: what header `X-Deadline-Ms` held, else the default.
-
-    Raises:
-        InputError: not a positive number, or more than `most_ms`.
-    """
-    if given is None:
-        return default_ms / 1e3
-    try:
-        value = float(given)
-    except ValueError:
-        value = float("nan")
-    if not 0 < value <= most_ms:
-        raise InputError(
-            f"X-Deadline-Ms: {given[:40]!r} is not a number above 0 and up to {most_ms}", field="X-Deadline-Ms"
-        )
-    return value / 1e3

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from recsys.api import limits
+from recsys.api.deadline import budget_s
 from recsys.api.deps import Admin, Res
 from recsys.api.engine_client import EngineLostError
 from recsys.api.problems import describe
@@ -76,19 +76,16 @@ async def similar(
     item_id: ItemId, request: Request, response: Response, res: Res, k: Annotated[int, Query(ge=1, le=200)] = 10
 ) -> SimilarAnswer:
     """Items nearest to this one in the model's embedding, by cosine."""
-    config = res.settings.api
-    deadline = request.headers.get("x-deadline-ms")
-    budget_s = limits.deadline_s(deadline, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
-    began = time.perf_counter()
-    question = Similar(id=uuid.uuid4().hex, time_left_ms=budget_s * 1e3, item_id=item_id, k=k)
+    until_s = time.perf_counter() + budget_s(request.headers.get("x-deadline-ms"), res)
+    left_s = max(0.001, until_s - time.perf_counter())
+    question = Similar(id=uuid.uuid4().hex, time_left_ms=left_s * 1e3, item_id=item_id, k=k)
     try:
-        reply = await res.engine.ask(question, timeout_s=budget_s)
+        reply = await res.engine.ask(question, timeout_s=left_s)
     except EngineLostError as error:
         raise UnavailableError(f"similar items need the engine: {error}") from None
     if reply.status == "invalid":
         raise NotFoundError(reply.error, field="item_id")
     if reply.status != "ok":
         raise UnavailableError(reply.error, retry_after_s=reply.retry_after_s or 1.0)
-    left_s = budget_s - (time.perf_counter() - began)
-    scored = await titled(reply.item_ids, reply.scores, res, within_s=left_s)
+    scored = await titled(reply.item_ids, reply.scores, res, within_s=until_s - time.perf_counter())
     return SimilarAnswer(item_id=item_id, items=documented(scored), model_version=reply.model_version)

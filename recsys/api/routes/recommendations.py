@@ -8,7 +8,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from recsys.api import limits
+from recsys.api.deadline import budget_s
 from recsys.api.deps import Res
 from recsys.api.problems import describe
 from recsys.api.query import from_body
@@ -21,7 +21,5 @@ routes = APIRouter(prefix="/v1", tags=["recommendations"])
 @routes.post("/recommendations", response_model=RecommendationAnswer, responses=describe(413, 422, 503))
 async def recommendations(body: RecommendationRequest, request: Request, res: Res) -> Response:
     """Items for a user, best first."""
-    config = res.settings.api
-    deadline = request.headers.get("x-deadline-ms")
-    budget_s = limits.deadline_s(deadline, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
-    return Response(await recommend(from_body(body), budget_s, res), media_type="application/json")
+    left_s = budget_s(request.headers.get("x-deadline-ms"), res)
+    return Response(await recommend(from_body(body), left_s, res), media_type="application/json")

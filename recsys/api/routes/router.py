@@ -10,8 +10,8 @@ from typing import Any, Literal, cast
 import msgspec
 from fastapi import APIRouter, Request
 
-from recsys.api import limits
 from recsys.api.compare import compare
+from recsys.api.deadline import budget_s
 from recsys.api.deps import Admin, Res, Resources
 from recsys.api.problems import describe
 from recsys.api.query import from_body
@@ -82,10 +82,8 @@ async def post_compare(body: ComparisonBody, request: Request, res: Res) -> Rout
     Each policy answers in a batch of its own, behind the present traffic. In calm the slack of the capacities leaves
     nothing to redirect, so that policies which only act on overload agree.
     """
-    config = res.settings.api
-    deadline = request.headers.get("x-deadline-ms")
-    budget_s = limits.deadline_s(deadline, default_ms=config.deadline_ms, most_ms=config.deadline_ms_max)
-    return await compare(from_body(body.query), body.policies, budget_s, res)
+    left_s = budget_s(request.headers.get("x-deadline-ms"), res)
+    return await compare(from_body(body.query), body.policies, left_s, res)
 
 
 async def _check_experts(name: str, values: Mapping[str, object], res: Resources) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request
 
-from recsys.api import limits
+from recsys.api.deadline import budget_s
 from recsys.api.deps import Admin, Res
 from recsys.api.problems import describe
 from recsys.api.traffic import compare_traffic
@@ -19,6 +19,6 @@ async def post_compare_traffic(body: TrafficComparisonBody, request: Request, re
 
     It needs the key because one call makes up to two hundred queries. With several API processes, each knows its own.
     """
-    longest = res.settings.api.deadline_ms_max
-    budget_s = limits.deadline_s(request.headers.get("x-deadline-ms"), default_ms=longest, most_ms=longest)
-    return await compare_traffic(body.policies, seconds=body.seconds, most=body.most, budget_s=budget_s, res=res)
+    longest_ms = res.settings.api.deadline_ms_max
+    left_s = budget_s(request.headers.get("x-deadline-ms"), res, default_ms=longest_ms)
+    return await compare_traffic(body.policies, seconds=body.seconds, most=body.most, budget_s=left_s, res=res)
