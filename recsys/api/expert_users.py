@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import msgspec
+from redis.exceptions import RedisError
 
 from recsys.api.deps import Resources
 from recsys.api.engine_client import EngineLostError
@@ -72,7 +73,7 @@ def recent_users(queries: Sequence[Query]) -> list[Query]:
 
 
 async def _served(query: Query, until_s: float, res: Resources) -> Served | None:
-    """None where there is no time left, no state or no answer with items."""
+    """None where there is no time left, no state, no answer with items or nothing known of them."""
     left_s = until_s - time.perf_counter()
     k = min(max(query.k, ITEMS_MIN), res.settings.api.k_max)
     known = await user_state(query, res, max(0.001, left_s))
@@ -85,7 +86,11 @@ async def _served(query: Query, until_s: float, res: Resources) -> Served | None
         return None
     if not (layers := shares(reply.experts)):  # filters that no item met
         return None
-    items = await res.items.get(known.history[-HISTORY_READ:])
+    left_s = max(0.001, until_s - time.perf_counter())
+    try:
+        items = await res.items.get(known.history[-HISTORY_READ:], within_s=left_s)
+    except (RedisError, TimeoutError):
+        return None
     return Served(kind_of(item.categories for item in items.values()), layers)
 
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from redis.exceptions import RedisError
 
-from recsys.api import expert_users
+from recsys.api import expert_users, kept_answer
 from recsys.api.expert_users import NEW, Served, kind_of, recent_users, shares, summed
 from recsys.api.kept_answer import KeptAnswer
 from recsys.api.query import Query
+from recsys.api.recommend import Known
+from recsys.config import Settings
 from recsys.wire import ExpertUse
 
 
@@ -78,7 +83,7 @@ def test_each_user_counts_once_and_onlookers_do_not() -> None:
     assert recent_users([]) == []
 
 
-def test_one_makes_it_and_all_get_it_and_a_failure_is_not_kept() -> None:
+def test_one_makes_it_and_all_get_it_also_a_failure_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         made = 0
 
@@ -91,10 +96,30 @@ def test_one_makes_it_and_all_get_it_and_a_failure_is_not_kept() -> None:
             return made
 
         kept: KeptAnswer[int] = KeptAnswer(60.0)
-        with pytest.raises(ValueError, match="once"):
-            await kept.get(make)
+        failures = await asyncio.gather(*(kept.get(make) for _ in range(5)), return_exceptions=True)
+        assert [str(failure) for failure in failures] == ["once"] * 5
+        monkeypatch.setattr(kept_answer, "FAILURE_S", -1.0)
         assert await asyncio.gather(*(kept.get(make) for _ in range(5))) == [2] * 5
         stale: KeptAnswer[int] = KeptAnswer(-1.0)
         assert [await stale.get(make), await stale.get(make)] == [3, 4]
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [RedisError("away"), TimeoutError()])
+def test_a_user_whose_items_cannot_be_read_is_left_out(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    async def user_state(*_: Any) -> Known:
+        return Known(history=("i1",))
+
+    async def ask_engine(*_: Any) -> Any:
+        return SimpleNamespace(experts=[ExpertUse("a", 0, (0,), (1.0,))])
+
+    async def get(item_ids: Any, *, within_s: float) -> Any:
+        assert item_ids == ("i1",)
+        assert 0 < within_s <= 3
+        raise error
+
+    monkeypatch.setattr(expert_users, "user_state", user_state)
+    monkeypatch.setattr(expert_users, "ask_engine", ask_engine)
+    res: Any = SimpleNamespace(settings=Settings(), items=SimpleNamespace(get=get))
+    assert asyncio.run(expert_users._served(Query(user_id="u"), time.perf_counter() + 3, res)) is None
