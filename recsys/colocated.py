@@ -36,7 +36,8 @@ log = structlog.get_logger(__name__)
 class ColocatedEngine:
     """An engine asked and driven by the event loop of the API; see `recsys.api.engine_pool.RankingEngine`.
 
-    A short step runs on the loop, after the turn that read the requests; a long one in a thread, and the loop reads on.
+    A short step runs on the loop, after the turn that read the requests; one that is long, or waits for lanes, in a
+    thread, and the loop reads on.
 
     Args:
         engine: nobody else drives it.
@@ -134,7 +135,7 @@ class ColocatedEngine:
         if batch is None:
             return
         self._worked_s = now
-        if not 0.0 < batch.expected_s < LONG_STEP_S:
+        if batch.served.lanes.sleep or not 0.0 < batch.expected_s < LONG_STEP_S:
             self._turn_comes = True  # when this one is over
             computed = self._thread.submit(self._engine.compute, batch)
             computed.add_done_callback(lambda done: self._loop.call_soon_threadsafe(self._finish, batch, done))

@@ -76,8 +76,8 @@ class Control:
         due_s = time.monotonic()
         while not stop.wait(max(0.0, due_s - time.monotonic())):
             due_s = max(due_s + every_s, time.monotonic())
-            snapshot = self._engine.snapshot()  # taken even if nobody can read it, so that an interval stays one
             try:
+                snapshot = self._engine.snapshot()  # taken even if nobody can read it, so that an interval stays one
                 self._tick(snapshot)
                 if self._outage:
                     log.info("redis_back")

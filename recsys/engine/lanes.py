@@ -30,7 +30,7 @@ DEAD = float("inf")
 
 
 class Lanes:
-    """One lane per expert. `follow` from any thread; `health_E` and `finish` from the serving thread.
+    """One lane per expert. `finish` from the thread that computes, the rest from any.
 
     Args:
         experts: how many.
@@ -72,14 +72,24 @@ class Lanes:
         if self._rates is None:
             return self._told_E
         shares_E = self._measured_E.clone()
-        for expert, failed_s in self._tried_s.items():
+        for expert, failed_s in list(self._tried_s.items()):  # the thread that computes changes it
             shares_E[expert] = 0.0 if now_s - failed_s < PROBE_AFTER_S else PROBE_SHARE
         return self._told_E * shares_E
+
+    @property
+    def ill(self) -> bool:
+        """Whether any is slow or dead, or was a moment ago."""
+        return self._rates is not None or bool(self._delay_s_E.any())
+
+    @property
+    def sleep(self) -> bool:
+        """Whether `finish` may sleep, longer than steps are expected to take."""
+        return self.lane_s > 0 or self.ill
 
     def finish(self, plans: Sequence[RoutingPlan], seconds: float) -> bool:
         """Wait for the lanes of a step that took `seconds`, and learn. False: one is dead, the step must run again."""
         lane_s, delay_s_E = self.lane_s, self._delay_s_E
-        ill = self._rates is not None or bool(delay_s_E.any())
+        ill = self.ill
         if not plans or not (ill or lane_s):
             return True
         load_LE = _load(plans)

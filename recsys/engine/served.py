@@ -77,12 +77,12 @@ class Served:
         """Run batches of all shapes at each effort: the first caller pays for nothing, and step times are known.
 
         `learn` gets the place of the effort, the requests and the seconds of each run but the first of a shape, which
-        pays for allocations.
+        pays for allocations. The first effort comes last: of what is kept for a few shapes, its own stays.
         """
         config, most = self.model.config, self._settings.engine.batch_max
         router = self.router_type(policy, capacity_factor=1.5, layers=config.moe_layers, experts=config.experts)
         longest, *others = (tuple(catalogue.item_ids[1 : events + 1]) for events in self.runner.widths)
-        for height, now in enumerate(efforts):
+        for height, now in reversed(list(enumerate(efforts))):
             router.capacity_factor, router.tokens_min = now.capacity_factor, now.tokens_min
             for requests in sorted({min(most, 1 << power) for power in range(most.bit_length() + 1)}):
                 for repeat, history in enumerate([longest] * WARM_UP_RUNS + others):

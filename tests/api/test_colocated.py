@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from recsys import colocated
 from recsys.api.engine_client import EngineLostError
 from recsys.colocated import ColocatedEngine
 from recsys.config import EngineSettings, RedisSettings, Settings
-from recsys.engine.engine import Engine
+from recsys.engine.engine import Engine, MicroBatch
 from recsys.errors import OverloadedError
 from recsys.state.items import CatalogueItem
 from recsys.wire import RankReply, RankRequest
@@ -66,6 +67,30 @@ def test_every_question_gets_its_own_answer(
     assert {reply.status for reply in replies} == {"ok"}
     assert all(f"i{n % 5}" not in reply.item_ids for n, reply in enumerate(replies[:8]))
     assert max(reply.batch_requests for reply in replies[:8]) == 4, "questions of one turn share micro-batches"
+
+
+@pytest.mark.parametrize("experiment", [{"lane_us": 1.0}, {"inject": {0: 1e-6}}], ids=["lanes", "an ill lane"])
+def test_a_step_that_waits_for_lanes_does_not_hold_up_the_loop(
+    drive: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, experiment: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(colocated, "LONG_STEP_S", 1e9)
+
+    async def act(inside: ColocatedEngine, engine: Engine) -> list[str]:
+        compute, threads = engine.compute, list[str]()
+
+        def where(batch: MicroBatch) -> Any:
+            threads.append(threading.current_thread().name)
+            return compute(batch)
+
+        monkeypatch.setattr(engine, "compute", where)
+        await inside.ask(question(), timeout_s=20)
+        engine._served.lanes.follow({}, experiment.get("inject", {}), experiment.get("lane_us", 0.0) / 1e6)
+        await inside.ask(question(), timeout_s=20)
+        return threads
+
+    on_loop, in_thread = drive(act)
+    assert on_loop == threading.main_thread().name
+    assert in_thread.startswith("long-step")
 
 
 def test_what_cannot_be_ranked_is_told_at_once(drive: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

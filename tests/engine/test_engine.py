@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from recsys.config import EngineSettings, Settings
+from recsys.config import EngineSettings, RedisSettings, Settings
+from recsys.engine.control import Control
 from recsys.engine.engine import Engine
 from recsys.engine.served import model_versions
 from recsys.state.items import CatalogueChange, CatalogueItem
-from recsys.wire import RankReply, RankRequest
+from recsys.wire import LoadSnapshot, RankReply, RankRequest
 
 
 @pytest.fixture
@@ -48,3 +51,29 @@ def test_half_written_folders_are_no_versions(tiny_model: Path, tmp_path: Path) 
     (tmp_path / ".tiny-x7" / "model.safetensors").unlink()
     found = model_versions(Settings(engine=EngineSettings(model_dir=tmp_path / "absent", models_dir=tmp_path)))
     assert list(found.values()) == [tmp_path / "tiny"]
+
+
+def test_calm_is_warmed_up_last_and_stays_among_the_shapes_that_are_kept(engine: Engine) -> None:
+    served, heights = engine._served, list[int]()
+    assert served.catalogue is not None
+    served.warm_up(served.catalogue, "price", engine._efforts(), lambda height, *_: heights.append(height))
+    assert heights == sorted(heights, reverse=True)
+    assert set(heights) == {0, 1, 2, 3}
+
+
+def test_an_engine_that_cannot_say_its_load_is_asked_again(redis_url: str) -> None:
+    stop, asked = threading.Event(), list[int]()
+
+    class Broken:
+        name = model_version = "e"
+
+        def snapshot(self) -> LoadSnapshot:
+            asked.append(1)
+            if len(asked) == 2:
+                stop.set()
+            raise RuntimeError("no luck")
+
+    engine: Any = Broken()
+    settings = Settings(engine=EngineSettings(snapshot_every_ms=1), redis=RedisSettings(url=redis_url))
+    Control(settings, engine)._follow(stop)
+    assert len(asked) == 2
