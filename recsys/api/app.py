@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
 from collections.abc import AsyncIterator, Sequence
@@ -145,10 +146,11 @@ def create_app(
         )
         collect_seldom()
         present = Presence(config, "api", f"api-{os.getpid()}", queries=lambda: query_counts(measured, congestion))
+        present.start()
         try:
-            with present:
-                yield {direct.STATE: hot_call}
+            yield {direct.STATE: hot_call}
         finally:
+            await asyncio.to_thread(present.close)
             await load_stream.close()
             await fallback.close()
             await impressions.close()

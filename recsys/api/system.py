@@ -101,7 +101,15 @@ class SystemFacts:
         if isinstance(groups, ResponseError):  # there is no stream yet
             return StreamAnswer(entries=0, groups=[])
         newest_ms = _ms(newest[0][0].decode()) if newest else 0
-        return StreamAnswer(entries=int(entries), groups=[_group(info, newest_ms) for info in groups])
+        for info in groups:  # where each one has to go on
+            after = f"({info['last-delivered-id']}"
+            pipe.execute_command("XRANGE", self._keys.events, after, "+", "COUNT", 1, NEVER_DECODE=True)
+        nexts: list[Any] = await pipe.execute() if groups else []
+        waits_ms = [_ms(found[0][0].decode()) if found else newest_ms for found in nexts]
+        return StreamAnswer(
+            entries=int(entries),
+            groups=[_group(info, newest_ms - next_ms) for info, next_ms in zip(groups, waits_ms, strict=True)],
+        )
 
     async def _dead_letters(self) -> DeadLettersAnswer:
         """The letters themselves are read only when there is a new one."""
@@ -134,15 +142,13 @@ def reason_kind(reason: str) -> str:
     return field[1] if field and field[1] in FIELDS else "other"
 
 
-def _group(info: Mapping[str, Any], newest_ms: int) -> GroupAnswer:
-    waiting = None if info.get("lag") is None else int(info["lag"])
-    behind_ms = max(0, newest_ms - _ms(info["last-delivered-id"])) if waiting != 0 else 0
+def _group(info: Mapping[str, Any], behind_ms: int) -> GroupAnswer:
     return GroupAnswer(
         name=info["name"],
         consumers=int(info["consumers"]),
-        waiting=waiting,
+        waiting=None if info.get("lag") is None else int(info["lag"]),
         pending=int(info["pending"]),
-        behind_s=behind_ms / 1e3,
+        behind_s=max(0, behind_ms) / 1e3,  # what came between the two questions is not behind
     )
 
 

@@ -41,7 +41,7 @@ class GroupAnswer(BaseModel):
     consumers: int = Field(description="Consumers that it knows, those that died a while ago too")
     waiting: int | None = Field(description="Entries not yet delivered; null where Redis lost count")
     pending: int = Field(description="Entries delivered and not acknowledged")
-    behind_s: float = Field(description="From the last entry delivered to the newest one, if any wait")
+    behind_s: float = Field(description="From the oldest entry that waits to the newest one")
 
 
 class StreamAnswer(BaseModel):

@@ -6,6 +6,7 @@ differ agree on who is silent. The index is a sorted set, so that nobody has to 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import socket
@@ -99,15 +100,23 @@ class Presence:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"presence-{role}", daemon=True)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Say so from now on."""
         self._thread.start()
+
+    def close(self) -> None:
+        """Take the word back; blocks for some seconds where Redis hangs."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        self._thread.join()
+        self.close()
 
     def _run(self) -> None:
         reached = True
@@ -147,18 +156,21 @@ class Presence:
 
 
 async def read_processes(client: redis.asyncio.Redis, keys: Keys) -> list[tuple[Process, float]]:
-    """Every process heard of within a minute, by role and name, and the seconds since its last word."""
+    """Every process heard of within a minute, by role and name, and the seconds since its last word.
+
+    A word that cannot be read, as another version may say it, is passed over.
+    """
     ids = cast("list[str]", await client.zrange(keys.processes, 0, -1))
     pipe = client.pipeline(transaction=False)
     for one in ids:
         pipe.get(keys.process(one))
         pipe.pttl(keys.process(one))
     answers: list[Any] = await pipe.execute() if ids else []
-    found = [
-        (msgspec.json.decode(raw, type=Process), max(0.0, KEEP_MS - left_ms) / 1e3)
-        for raw, left_ms in zip(answers[::2], answers[1::2], strict=True)
-        if raw is not None
-    ]
+    found: list[tuple[Process, float]] = []
+    for raw, left_ms in zip(answers[::2], answers[1::2], strict=True):
+        if raw is not None:
+            with contextlib.suppress(msgspec.DecodeError):
+                found.append((msgspec.json.decode(raw, type=Process), max(0.0, KEEP_MS - left_ms) / 1e3))
     return sorted(found, key=lambda pair: (pair[0].role, pair[0].name, pair[0].since))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,10 @@ import msgspec
 import pytest
 import redis
 
-from recsys.api.system import reason_kind
+from recsys.api.system import SystemFacts, reason_kind
+from recsys.api.system_schemas import StreamAnswer
+from recsys.config import RedisSettings
+from recsys.state.client import async_client
 from recsys.state.keys import Keys
 from recsys.state.presence import KEEP_MS, Process
 
@@ -127,3 +131,25 @@ def test_a_reason_is_told_without_what_it_holds() -> None:
     assert reason_kind("my_name_is_eve: not a field of a 'user' event") == "other"
     assert reason_kind("delivered 5 times without success") == "delivery"
     assert reason_kind("ERR user eve is not text") == "other"
+
+
+def test_a_quiet_night_is_not_behind(redis_url: str) -> None:
+    async def run() -> StreamAnswer:
+        client = async_client(RedisSettings(url=redis_url))
+        try:
+            return (await SystemFacts(client, KEYS).now()).stream
+        finally:
+            await client.aclose()
+
+    with redis.Redis.from_url(redis_url) as client:
+        client.xgroup_create(KEYS.events, "idle", id="0", mkstream=True)
+        assert asyncio.run(run()).groups[0].behind_s == 0
+        client.xadd(KEYS.events, {"n": 1}, id="1000-0")
+        client.xreadgroup("idle", "reader", {KEYS.events: ">"})
+        for morning_ms in (30_000_000, 30_001_500):
+            client.xadd(KEYS.events, {"n": b"\xff"}, id=f"{morning_ms}-0")
+        (group,) = asyncio.run(run()).groups
+        assert (group.waiting, group.behind_s) == (2, 1.5)
+        client.xreadgroup("idle", "reader", {KEYS.events: ">"})
+        (group,) = asyncio.run(run()).groups
+        assert (group.waiting, group.behind_s) == (0, 0)

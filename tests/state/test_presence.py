@@ -106,3 +106,12 @@ def test_the_index_is_bounded(redis_url: str, eventually: Any, quick: None) -> N
         with Presence(settings(redis_url), "worker", "w"):
             eventually(lambda: client.zcard(KEYS.processes) <= presence.PROCESSES_MAX, what="the index is cut")
         assert not client.zrangebyscore(KEYS.processes, 0, 1_000)
+
+
+def test_a_word_of_another_version_is_passed_over(redis_url: str, eventually: Any, quick: None) -> None:
+    with redis.Redis.from_url(redis_url) as client, Presence(settings(redis_url), "worker", "w"):
+        for name, word in (("future", '{"role": "oracle"}'), ("broken", "{")):
+            client.set(KEYS.process(name), word, px=presence.KEEP_MS)
+            client.zadd(KEYS.processes, {name: 1e13})
+        eventually(lambda: heard(redis_url), what="the process said something")
+        assert [told.name for told, _ in heard(redis_url)] == ["w"]
