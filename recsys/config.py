@@ -141,7 +141,12 @@ class EngineSettings(_Section):
     snapshot_every_ms: PositiveInt = Field(250, description="Time between load snapshots")
     snapshots_max: PositiveInt = Field(2_400, description="Load snapshots kept (ten minutes at four a second)")
     catalogue_poll_ms: PositiveInt = Field(500, description="How often changed items are fetched")
-    metrics_port: int = Field(0, ge=0, le=65_535, description="Engine's Prometheus port; 0 turns it off")
+    metrics_port: int = Field(
+        0,
+        ge=0,
+        le=65_535,
+        description="Engine's Prometheus port; 0 turns it off. Colocated engines' metrics are in the API's `/metrics`",
+    )
 
     @property
     def endpoints(self) -> tuple[str, ...]:

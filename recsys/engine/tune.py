@@ -166,10 +166,11 @@ def as_env(chosen: Tried, *, cores: int, model: Path) -> str:
         "# each with a GPU of its own: CUDA_VISIBLE_DEVICES=0 for the first, 1 for the second, ...\n"
         "RECSYS_ENGINE__DEVICE=cuda\n"
     )
+    start_all = "" if layout.device == "cuda" else f" (recsys demo --engines {layout.engines})"
     return (
         f"# recsys tune: {cores} cores, model {model.name}, {chosen.per_s:.0f} requests/s in steps of"
         f" {chosen.p50_ms:.1f} ms\n"
-        f"# engines to start: {layout.engines} (recsys demo --engines {layout.engines})\n"
+        f"# engines to start: {layout.engines}{start_all}\n"
         f"{on_gpus if layout.device == 'cuda' else ''}"
         "OMP_WAIT_POLICY=PASSIVE\n"
         f"RECSYS_ENGINE__THREADS={layout.threads}\n"

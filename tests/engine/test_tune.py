@@ -70,6 +70,8 @@ def test_the_file_says_where_it_came_from() -> None:
     assert text.startswith("# recsys tune: 4 cores, model ml-1m, 820 requests/s")
     assert text.endswith("RECSYS_ENGINE__BATCH_MAX=16\n")
     assert "cuda" not in text.lower()
+    assert "(recsys demo --engines 3)" in text
     on_gpus = as_env(Tried(Layout(2, 1, "cuda"), 64, 9000, 3.0, 4.0), cores=16, model=Path("models/ml-1m"))
     assert "RECSYS_ENGINE__DEVICE=cuda\n" in on_gpus
     assert "CUDA_VISIBLE_DEVICES=0" in on_gpus
+    assert "recsys demo" not in on_gpus, "its engines would share one GPU"
