@@ -51,7 +51,7 @@ async def compare_traffic(
         second=_told(policies[1], second),
         compared=len(pairs),
         same=_mean([a == b for a, b in pairs]),
-        overlap=_mean([len(set(a) & set(b)) / (len(set(a) | set(b)) or 1) for a, b in pairs]),
+        overlap=_mean([len(set(a) & set(b)) / len(set(a) | set(b)) if a or b else 1.0 for a, b in pairs]),
         first_item_same=_mean([a[:1] == b[:1] for a, b in pairs]),
     )
 
