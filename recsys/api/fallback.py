@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Collection, Mapping
 
 import structlog
 from redis.exceptions import RedisError
 
+from recsys.api.ending import end
 from recsys.api.item_cache import ItemCache
 from recsys.state.items import CatalogueItem, ItemReader
 from recsys.state.popular import PopularItems
@@ -42,9 +42,7 @@ class Fallback:
     async def close(self) -> None:
         """Stop refreshing."""
         if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await end(self._task)
 
     def pick(
         self, k: int, *, filters: Filters, exclude: Collection[str], candidates: Collection[str] | None

@@ -10,6 +10,7 @@ import structlog
 from prometheus_client import Counter
 from redis.exceptions import RedisError
 
+from recsys.api.ending import end
 from recsys.errors import UnavailableError
 from recsys.events.producer import EventProducer
 from recsys.events.schema import Impression
@@ -46,9 +47,7 @@ class ImpressionWriter:
         """Write what is queued, for at most a second, and stop."""
         if self._task is None:
             return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await end(self._task)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1):
                 while not self._queue.empty():

@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 import structlog
 from redis.exceptions import RedisError
 
+from recsys.api.ending import end
 from recsys.errors import OverloadedError
 from recsys.state.telemetry import TelemetryReader
 
@@ -47,8 +48,7 @@ class LoadStream:
     async def close(self) -> None:
         """End every stream."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         for queue in list(self._queues):
             self._drop(queue)
 
