@@ -11,11 +11,11 @@ from dashboard.charts.heat_maps import (
     price_heat,
     served_heat,
     specialisation_heat,
+    user_heat,
 )
 from dashboard.charts.lines import balance, certified_gap, latency, outcomes, pressure, quality
 from dashboard.charts.loads import flow_ribbons, load_bars
 from dashboard.charts.look import BAD, STEP_COLOURS, WANTED, WORKED, Spec, run_seconds, themed
-from dashboard.charts.users import user_heat
 
 __all__ = [
     "BAD",

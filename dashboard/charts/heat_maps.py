@@ -1,4 +1,4 @@
-"""Heat maps: expert by time, and category by expert."""
+"""Heat maps: expert by time, and categories and kinds of users by expert."""
 
 from __future__ import annotations
 
@@ -42,37 +42,23 @@ def price_heat() -> Spec:
 
 def specialisation_heat() -> Spec:
     """Category × expert, from `specialisation.by_category`."""
-    return titled(
+    return _by_expert(
         "Whom do the items of a category go to?",
         "gate weight of the category's items, × mean of all experts",
-        {
-            "mark": {"type": "rect"},
-            "encoding": {
-                "x": {
-                    "field": "expert",
-                    "type": "ordinal",
-                    "axis": {"title": None, "labelExpr": "'E' + datum.label", **FLAT},
-                },
-                "y": {"field": "category", "type": "nominal", "axis": {"title": None, **FLAT, "labelLimit": 130}},
-                "color": {
-                    "field": "times",
-                    "type": "quantitative",
-                    "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
-                    "legend": {
-                        "title": None,
-                        "gradientThickness": 8,
-                        "values": [0, 1, 2, 3, 4],
-                        "labelExpr": "datum.value == 4 ? '≥ 4×' : datum.value + '×'",
-                    },
-                },
-                "tooltip": [
-                    {"field": "category"},
-                    {"field": "expert"},
-                    number("times", "× mean of all experts", ".2f"),
-                    number("share", "% of the category's gate weight", ".1f"),
-                ],
-            },
-        },
+        {"field": "category", "type": "nominal", "axis": {"title": None, **FLAT, "labelLimit": 130}},
+        [{"field": "category"}],
+        number("share", "% of the category's gate weight", ".1f"),
+    )
+
+
+def user_heat() -> Spec:
+    """Kind of user × expert, from `expert_users.by_kind`."""
+    return _by_expert(
+        "Which users does an expert work for?",
+        "gate weight in their answers, × mean of all experts; users by what their history is most about",
+        {"field": "kind", "type": "nominal", "sort": None, "axis": {"title": None, **FLAT, "labelLimit": 150}},
+        [{"field": "kind", "title": "users by history"}, number("users", "users in the sample")],
+        number("share", "% of the gate weight in their answers", ".1f"),
     )
 
 
@@ -94,6 +80,39 @@ _CELL: Spec = {
 }
 
 
+_TIMES_MEAN: Spec = {
+    "type": "quantitative",
+    "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
+    "legend": {
+        "title": None,
+        "gradientThickness": 8,
+        "values": [0, 1, 2, 3, 4],
+        "labelExpr": "datum.value == 4 ? '≥ 4×' : datum.value + '×'",
+    },
+}
+
+
+def _by_expert(title: str, subtitle: str, rows: Spec, who: list[Spec], share: Spec) -> Spec:
+    """What each row takes of each expert: `who` and `share` tell a cell's row and part in its tooltip."""
+    return titled(
+        title,
+        subtitle,
+        {
+            "mark": {"type": "rect"},
+            "encoding": {
+                "x": {
+                    "field": "expert",
+                    "type": "ordinal",
+                    "axis": {"title": None, "labelExpr": "'E' + datum.label", **FLAT},
+                },
+                "y": rows,
+                "color": {"field": "times", **_TIMES_MEAN},
+                "tooltip": [*who, {"field": "expert"}, number("times", "× mean of all experts", ".2f"), share],
+            },
+        },
+    )
+
+
 def _heat(field: str, title: str, what: str, x: Spec) -> Spec:
     cell = {**_CELL, "x": {"field": "start", **x}}
     value = {"field": field, "type": "quantitative"}
@@ -113,16 +132,7 @@ def _heat(field: str, title: str, what: str, x: Spec) -> Spec:
                     "mark": {"type": "rect", "clip": True},
                     "encoding": {
                         **cell,
-                        "color": {
-                            **value,
-                            "scale": {"scheme": "viridis", "domain": [0, HEAT_MAX], "clamp": True},
-                            "legend": {
-                                "title": None,
-                                "gradientThickness": 8,
-                                "values": [0, 1, 2, 3, 4],
-                                "labelExpr": "datum.value == 4 ? '≥ 4×' : datum.value + '×'",
-                            },
-                        },
+                        "color": {"field": field, **_TIMES_MEAN},
                         "tooltip": tooltip,
                     },
                 },
