@@ -9,6 +9,7 @@ from recsys.bench.serving.questions import ITEMS, REAL_ITEMS
 
 WORKERS = 2
 PEERS = "recsys.bench.serving.peers"
+SERVE = ("{python}", "-m", "recsys.cli", "serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,51 +53,47 @@ def module(name: str, *options: str) -> dict[str, Sequence[str]]:
     return {"server": ["{python}", "-m", f"{PEERS}.{name}", *options]}
 
 
-def ours(
-    name: str, config: str, *, wire: str = "by_history", app: str = "plain", colocated: bool = False, **env: str
-) -> Server:
-    """The service: two processes with everything in them, or one API process and two engines."""
+def ours(name: str, config: str, *, wire: str = "by_history", app: str = "plain", colocated: bool = False) -> Server:
+    """The service with the small ranker in its engines."""
     small = ["{python}", "-m", "recsys.bench.serving.small_engine"]
-    apart = {f"engine-{n}": small for n in range(1, WORKERS + 1)} | {
-        "api": ["{python}", "-m", "recsys.cli", "serve", "api"]
-    }
+    env = {"RECSYS_ENGINE__WAIT_MAX_MS": "1000", "BENCH_APP": app}
+    return _service(name, config, env, engine=small, both=[*small, "colocated"] if colocated else None, wire=wire)
+
+
+def ours_real(name: str, config: str, *, colocated: bool) -> Server:
+    """The service with the project's own model; nothing is refused or spared: the bare model knows neither."""
+    config = f"{config}, batches of 16, 200 candidates"
+    env = {"RECSYS_ENGINE__WAIT_MAX_MS": "5000", "RECSYS_ENGINE__LADDER": "false"}
+    both = [*SERVE, "colocated"] if colocated else None
+    return _service(name, config, env, engine=[*SERVE, "engine"], both=both, wire="history_only", items=REAL_ITEMS)
+
+
+def _service(
+    name: str,
+    config: str,
+    env: Mapping[str, str],
+    *,
+    engine: Sequence[str],
+    both: Sequence[str] | None,
+    wire: str,
+    items: int = ITEMS,
+) -> Server:
+    """Two processes of `both`, API and engine in one, or without it one API process and two of `engine`."""
+    apart = {f"engine-{n}": engine for n in range(1, WORKERS + 1)} | {"api": [*SERVE, "api"]}
     return Server(
         name,
-        {"server": [*small, "colocated"]} if colocated else apart,
+        {"server": both} if both else apart,
         config,
         env={
             "RECSYS_API__IMPRESSIONS": "false",
-            "RECSYS_API__WORKERS": str(WORKERS if colocated else 1),
-            "RECSYS_ENGINE__WAIT_MAX_MS": "1000",
+            "RECSYS_API__WORKERS": str(WORKERS if both else 1),
             "RECSYS_API__DEADLINE_MS": "5000",
-            "BENCH_APP": app,
             **env,
         },
         wire=wire,
         path="/v1/recommendations",
         redis=True,
-    )
-
-
-def ours_real(name: str, config: str, *, colocated: bool) -> Server:
-    """The service with the project's own model; nothing is refused or spared: the bare model knows neither."""
-    recsys = ["{python}", "-m", "recsys.cli", "serve"]
-    apart = {f"engine-{n}": [*recsys, "engine"] for n in range(1, WORKERS + 1)} | {"api": [*recsys, "api"]}
-    return Server(
-        name,
-        {"server": [*recsys, "colocated"]} if colocated else apart,
-        f"{config}, batches of 16, 200 candidates",
-        env={
-            "RECSYS_API__IMPRESSIONS": "false",
-            "RECSYS_API__WORKERS": str(WORKERS if colocated else 1),
-            "RECSYS_ENGINE__WAIT_MAX_MS": "5000",
-            "RECSYS_ENGINE__LADDER": "false",
-            "RECSYS_API__DEADLINE_MS": "5000",
-        },
-        wire="history_only",
-        path="/v1/recommendations",
-        redis=True,
-        items=REAL_ITEMS,
+        items=items,
     )
 
 
